@@ -1,0 +1,92 @@
+"""`sfumato data emoji DIR`, `sfumato data audit DIR`, `sfumato data pack DIR FILE`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HELP = "build the emoji data set, look over a folder of pictures, or pack one into a shard"
+
+_STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The three actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    emoji = actions.add_parser("emoji", help="build the data set of the default model from npm packages (needs npm)")
+    emoji.add_argument("directory", type=Path, help="folder to write")
+    emoji.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
+    emoji.add_argument("--styles", nargs="+", default=list(_STYLES), metavar="STYLE", help=f"of {', '.join(_STYLES)}")
+    emoji.add_argument("--background", default="white", help="white (RGB) or transparent (RGBA)")
+    emoji.add_argument("--cache", type=Path, help="folder for npm tarballs (default ~/.cache/sfumato/npm)")
+    emoji.add_argument("--workers", type=int, help="processes that render (default: one a core)")
+
+    audit = actions.add_parser("audit", help="count pictures, sizes, duplicates and unreadable files")
+    audit.add_argument("directory", type=Path, help="folder of pictures, or a .tar shard")
+    audit.add_argument("--max-bad", type=float, default=0.01, help="share of unreadable files to accept (default 0.01)")
+    audit.add_argument("--bad-files", type=Path, default=Path("bad_files.jsonl"), help="where unreadable files are listed")
+
+    pack = actions.add_parser("pack", help="write a folder's pictures and captions into one .tar shard of WebP")
+    pack.add_argument("directory", type=Path, help="folder of pictures")
+    pack.add_argument("file", type=Path, help="the .tar to write")
+    pack.add_argument("--size", type=int, help="side to resize to (default: as they are)")
+    pack.add_argument("--quality", type=int, help="lossy WebP quality 1 to 100 (default: lossless)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one action; returns the exit code."""
+    return {"emoji": _emoji, "audit": _audit, "pack": _pack}[args.action](args)
+
+
+def _emoji(args: argparse.Namespace) -> int:
+    from sfumato.data.emoji import build_emoji
+
+    with _bar() as step:
+        report = build_emoji(args.directory, args.size, args.styles, args.background, args.cache, args.workers, step)
+    for style in args.styles:
+        parts = [f"{split} {n:,}" for (name, split), n in sorted(report.counts.items()) if name == style]
+        print(f"{style}: {', '.join(parts)}")
+    for name, reason in sorted(report.failed.items()):
+        print(f"left out {name}: {reason}")
+    print(f"{report.total:,} pictures, {report.num_bytes / 1e6:.1f} MB, in {report.directory}")
+    return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from sfumato.data.audit import audit
+
+    with _bar() as step:
+        report = audit(args.directory, args.bad_files, args.max_bad, progress=lambda done, total: step("looking", done, total))
+    print("\n".join(report.lines()))
+    if report.bad:
+        print(f"the unreadable files are listed in {args.bad_files}")
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from sfumato.data.shards import pack
+
+    with _bar() as step:
+        num_bytes = pack(args.directory, args.file, args.size, args.quality, progress=lambda d, t: step("packing", d, t))
+    print(f"{args.file}: {num_bytes / 1e6:.1f} MB")
+    return 0
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, gone when it ends; call it with (stage, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=False) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def step(stage: str, done: int, total: int) -> None:
+            progress.update(task, description=stage, completed=done, total=total)
+
+        yield step

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion; networks are injected."""

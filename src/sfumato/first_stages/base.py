@@ -1,0 +1,36 @@
+"""Pixels <-> latents: the contract of a first stage."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from sfumato.latent import Latent
+from sfumato.posterior import DiagonalGaussian
+
+
+class Decoder(nn.Module, ABC):
+    """latent -> pixels. A GAN's first stage is only this."""
+
+    latent: Latent
+    channels: int
+    preview: Tensor | None
+    """(latent channels + 1, image channels): a linear map, bias last, from latent to a small preview."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, ...) latents in unit scale -> (B, C, H, W) pixels in [-1, 1], not clipped."""
+
+
+class FirstStage(Decoder):
+    """Owns its units: latents leave and enter with mean 0 and variance 1 over the data set."""
+
+    @abstractmethod
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        """(B, C, H, W) pixels in [-1, 1] -> q(z | x) in unit scale."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter | None:
+        """The decoder's last weight, where the adaptive GAN weight is measured."""

@@ -1,0 +1,139 @@
+"""`load(...)` -> `Pipeline`: prompts in, pictures out; what Python users, the command line and servers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from sfumato.conditioners.none import Unconditional
+from sfumato.diffusion.guidance import Guidance
+from sfumato.errors import InputError
+from sfumato.generation.device import find_device
+from sfumato.generation.engine import Made, OnStep, run
+from sfumato.generation.metadata import Parameters
+from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
+from sfumato.io.pretrained import LoadedModel, load_pretrained
+from sfumato.latent import Grid
+from sfumato.model import LatentModel
+from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings
+from sfumato.samplers import SAMPLERS
+
+
+class Pipeline:
+    """A loaded model on a device. `model` is the `LatentModel`, `name` and `hash` are written into pictures."""
+
+    def __init__(self, loaded: LoadedModel, device: torch.device):
+        self.loaded = loaded
+        self.device = device
+        self.model: LatentModel = loaded.model
+        self.name = loaded.name
+        self.hash = loaded.hash
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether pictures are made from a prompt (a text, a class name); else there is nothing to say."""
+        return not isinstance(self.model.conditioner, Unconditional)
+
+    @property
+    def multiple(self) -> int:
+        """A picture's sides are multiples of this many pixels: the first stage's factor times the denoiser's own."""
+        latent, prior = self.model.first_stage.latent, self.model.prior
+        if not isinstance(latent, Grid):
+            raise InputError(f"this model's latents are {type(latent).__name__}; pictures are made from a Grid.")
+        return latent.factor * (prior.config.network.factor if isinstance(prior, DiffusionPrior) else 1)
+
+    def request(self, draft: Draft) -> Request:
+        """`draft` with this model's defaults. Raises `InputError` when it does not fit the model."""
+        defaults = self.loaded.defaults
+        return draft.complete(
+            steps=defaults.steps,
+            guidance=defaults.guidance,
+            sampler=defaults.sampler,
+            image_size=self.model.image_size,
+            multiple=self.multiple,
+            needs_prompt=self.needs_prompt,
+        )
+
+    def settings(self, request: Request) -> DiffusionSettings:
+        """The diffusion prior's sampling settings for a request; `defaults` give what a request cannot say."""
+        defaults = self.loaded.defaults
+        return DiffusionSettings(
+            sampler=SAMPLERS[request.sampler],
+            num_steps=request.steps,
+            guidance=Guidance(interval=defaults.guidance_interval, rescale=defaults.guidance_rescale),
+        )
+
+    def stream(self, request: Request, on_step: OnStep | None = None) -> Iterator[Made]:
+        """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`."""
+        for made in run(self.model, request, self.settings(request), self.device, on_step):
+            made.image.info.update(self.parameters(request, made.picture).to_info())
+            yield made
+
+    def parameters(self, request: Request, picture: Picture) -> Parameters:
+        """What a picture's file says about how it was made."""
+        return Parameters(
+            prompt=picture.prompt,
+            negative=request.negative,
+            seed=picture.seed,
+            steps=request.steps,
+            guidance=request.guidance,
+            sampler=request.sampler,
+            height=request.height,
+            width=request.width,
+            model=self.name,
+            model_hash=self.hash,
+        )
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] = (),
+        num: int = 1,
+        seed: int | None = None,
+        *,
+        negative: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        size: tuple[int, int] | None = None,
+        batch_size: int = BATCH_SIZE,
+        on_step: OnStep | None = None,
+    ) -> list[Image.Image]:
+        """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
+
+        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `on_step` is called after
+        each denoising step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture`
+        writes it to the file. Raises `InputError` for a value out of bounds, `MachineError` when memory runs out,
+        `NotFiniteError` when sampling diverges.
+        """
+        height, width = (None, None) if size is None else _pair(size)
+        draft = Draft(
+            prompts=(prompts,) if isinstance(prompts, str) else prompts,  # type: ignore[arg-type]  # checked by Draft
+            negative=negative,
+            num=num,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,
+            height=height,
+            width=width,
+            batch_size=batch_size,
+        )
+        return [made.image for made in self.stream(self.request(draft), on_step)]
+
+
+def load(name_or_dir: str | Path = "emoji", device: str | torch.device = "auto") -> Pipeline:
+    """A shipped model by its name, or a model directory, ready on `device` (auto, cpu, cuda, mps).
+
+    Raises `InputError` when there is no such model or device, or a file of the model is damaged.
+    """
+    where = find_device(device)
+    return Pipeline(load_pretrained(name_or_dir, where), where)
+
+
+def _pair(size: object) -> tuple[int, int]:
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise InputError("size: expected (height, width) in pixels, such as (128, 128).")
+    return size[0], size[1]

@@ -1,0 +1,128 @@
+"""A model is a directory: config.json, model.safetensors, tokenizer.json, README.md and a manifest of hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.build import ModelConfig, build_model
+from sfumato.config import from_dict, to_dict
+from sfumato.errors import InputError, unknown
+from sfumato.io.files import MANIFEST, check_manifest, new_directory, read_json, write_bytes, write_json
+from sfumato.io.weights import load_strictly, read_weights, save_weights
+from sfumato.model import LatentModel
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What `generate` uses where the user says nothing. `guidance_interval`: (low, high) in t, or none."""
+
+    sampler: str = "dpmpp_2m"
+    steps: int = 20
+    guidance: float = 4.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what its directory says of it. `hash`: first ten hex digits of the weights' SHA-256."""
+
+    model: LatentModel
+    config: ModelConfig
+    defaults: SamplingDefaults
+    name: str
+    hash: str
+    path: Path
+
+
+def shipped_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(p.parent.name for p in ASSETS.glob(f"*/{CONFIG}"))
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The directory of a shipped model's name or of a path. Raises `InputError` for anything else."""
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped_models():
+        return ASSETS / str(name_or_path)
+    if (path / CONFIG).is_file():
+        return path
+    if (path / "model" / CONFIG).is_file():  # a training run keeps its result in `model`
+        return path / "model"
+    if path.is_dir():
+        raise InputError(f"{path} holds no {CONFIG}; expected a model directory, as `sfumato train` writes under RUN/model.")
+    if path.exists():
+        raise InputError(f"{path} is a file; expected a model directory or one of: {', '.join(shipped_models())}.")
+    raise unknown("model", str(name_or_path), [*shipped_models(), "or the path of a model directory"])
+
+
+def save_pretrained(
+    directory: Path,
+    model: LatentModel,
+    config: ModelConfig,
+    *,
+    defaults: SamplingDefaults | None = None,
+    name: str = "model",
+    card: str = "",
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a model directory, whole or not at all. Statistics stay in fp32; other weights go to `dtype`."""
+    tensors = {k: v if k.startswith(_EXACT) else v.to(dtype) for k, v in model.state_dict().items()}
+    tokenizer = getattr(model.conditioner, "tokenizer_json", None)
+    with new_directory(directory) as folder:
+        save_weights(folder / WEIGHTS, tensors)
+        settings = {
+            "format": FORMAT,
+            "name": name,
+            "model": to_dict(config),
+            "sampling": to_dict(defaults or SamplingDefaults()),
+        }
+        write_json(folder / CONFIG, settings)
+        if tokenizer is not None:
+            write_bytes(folder / TOKENIZER, tokenizer().encode())
+        write_bytes(folder / CARD, card.encode())
+
+
+_EXACT = ("first_stage.shift", "first_stage.scale", "first_stage.preview")
+
+
+def read_config(path: Path) -> tuple[ModelConfig, SamplingDefaults, str]:
+    """The model's config, sampling defaults and name from its directory."""
+    data: Any = read_json(path / CONFIG)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise InputError(f"{path / CONFIG} has format {found!r}; this release reads format {FORMAT}.")
+    defaults = from_dict(SamplingDefaults, data.get("sampling", {}), "sampling")
+    return from_dict(ModelConfig, data["model"], "model"), defaults, str(data.get("name", path.name))
+
+
+def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu", verify: bool = True) -> LoadedModel:
+    """Read a model directory or a shipped model's name onto `device`, in fp32, ready to sample.
+
+    Every file is compared with the manifest first unless `verify` is False. Raises `InputError`.
+    """
+    path = find_model(name_or_path)
+    if verify:
+        check_manifest(path)
+    config, defaults, name = read_config(path)
+    tokenizer = (path / TOKENIZER).read_text("utf-8") if (path / TOKENIZER).is_file() else None
+    model = build_model(config, tokenizer)
+    load_strictly(model, read_weights(path / WEIGHTS), str(path / WEIGHTS))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    digest = read_json(path / MANIFEST)["files"][WEIGHTS]["sha256"][:10]
+    return LoadedModel(model.eval().to(device), config, defaults, name, digest, path)
+
+
+def with_defaults(loaded: LoadedModel, **changes: Any) -> LoadedModel:
+    """A copy with other sampling defaults."""
+    return dataclasses.replace(loaded, defaults=dataclasses.replace(loaded.defaults, **changes))

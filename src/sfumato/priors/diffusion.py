@@ -1,0 +1,96 @@
+"""The diffusion prior of latent diffusion, with the paper's equations in order.
+
+    x_t = alpha_t x_0 + sigma_t eps                                            forward process, section 3.2
+    L   = E_{x_0, eps, t} || target - network(x_t, t, tau(y)) ||^2              eq. (2) and (3), here with a choice of target
+    x_0_hat = w x_0_hat(y) + (1 - w) x_0_hat(null)                              guidance (Ho & Salimans 2022, arXiv 2207.12598)
+
+(Rombach et al. 2021, arXiv 2112.10752.) The latent is called x_t here as in the paper on samplers; it is the first
+stage's z in unit scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.conditioning import Conditioning, Twins
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.grids import Spacing, times
+from sfumato.diffusion.guidance import Guidance, GuidedDenoiser
+from sfumato.diffusion.prediction import Prediction
+from sfumato.diffusion.schedule import ScheduleConfig, make_schedule
+from sfumato.diffusion.weighting import TimeSampling, Weighting, sample_times, weight
+from sfumato.latent import Grid
+from sfumato.networks.unet import UNet, UNetConfig
+from sfumato.noise import NoiseSource
+from sfumato.priors.base import Loss, Prior, Step
+from sfumato.samplers import SAMPLERS
+from sfumato.samplers.base import Sampler
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Everything that training fixes. `loss`: l2 as in eq. (2), or the l1 of some of the published models."""
+
+    kind: ClassVar[str] = "diffusion"
+    network: UNetConfig
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prediction: Prediction = Prediction.eps
+    weighting: Weighting = Weighting.simple
+    time_sampling: TimeSampling = TimeSampling.uniform
+    loss: Literal["l2", "l1"] = "l2"
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """How to sample. `spacing` None takes the sampler's own."""
+
+    sampler: Sampler = SAMPLERS["dpmpp_2m"]
+    num_steps: int = 20
+    spacing: Spacing | None = None
+    guidance: Guidance = field(default_factory=Guidance)
+
+
+class DiffusionPrior(Prior[DiffusionSettings]):
+    """p(z | cond) by denoising, over a `Grid` of latents."""
+
+    latent: Grid
+
+    def __init__(self, config: DiffusionConfig, latent: Grid):
+        super().__init__()
+        self.config = config
+        self.latent = latent
+        self.denoiser = Denoiser(UNet(config.network), make_schedule(config.schedule), config.prediction)
+
+    def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
+        """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions."""
+        config, denoiser = self.config, self.denoiser
+        t = sample_times(config.time_sampling, len(z), denoiser.schedule, rng, z.device)
+        eps = torch.randn(z.shape, generator=rng, device=z.device, dtype=z.dtype)
+        output = denoiser.output(denoiser.noised(z, eps, t), t, cond).float()
+        error = output - denoiser.target(z, eps, t)
+        each = (error.square() if config.loss == "l2" else error.abs()).flatten(1).mean(1)  # (B,)
+        total = (each * weight(config.weighting, denoiser.schedule, config.prediction, t)).mean()
+        return Loss(total, {"loss": total.detach(), "mse": each.detach().mean()})
+
+    def steps(self, shape: Sequence[int], twins: Twins, settings: DiffusionSettings, noise: NoiseSource) -> Iterator[Step]:
+        """From pure noise at t = 1 to a clean latent; one `Step` for every call of the guided denoiser."""
+        schedule, sampler = self.denoiser.schedule, settings.sampler
+        plan = times(settings.spacing or sampler.spacing, schedule, settings.num_steps)
+        guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
+        x = noise(torch.empty(tuple(shape), device=next(self.parameters()).device))
+        walk = sampler.steps(schedule, plan, x, noise)
+        total = sampler.num_calls(settings.num_steps)
+        x_t, t = next(walk)
+        for index in range(total):
+            x_0 = guided(x_t, t)
+            try:
+                x_t, t = walk.send(x_0)
+            except StopIteration as stop:
+                yield Step(index, total, stop.value, x_0)
+                return
+            yield Step(index, total, x_t, x_0)

@@ -1,0 +1,19 @@
+"""Named runs as plain functions that return a typed config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sfumato.recipes.emoji import emoji, emoji_f4
+from sfumato.recipes.folder import folder, tiny
+from sfumato.recipes.paper import ldm_f4, ldm_f8
+from sfumato.training.config import RunConfig
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "tiny": tiny,
+    "folder": folder,
+    "emoji": emoji,
+    "emoji-f4": emoji_f4,
+    "ldm-f4": ldm_f4,
+    "ldm-f8": ldm_f8,
+}

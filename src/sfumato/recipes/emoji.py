@@ -1,0 +1,77 @@
+"""The default model: text to 128 px emoji in five styles, trained on `sfumato data emoji`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sfumato.conditioners.text import TextConfig
+from sfumato.diffusion.prediction import Prediction
+from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName
+from sfumato.diffusion.weighting import TimeSampling
+from sfumato.first_stages.kl import KLConfig
+from sfumato.io.pretrained import SamplingDefaults
+from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
+from sfumato.training.config import DataConfig, FirstStageLossConfig, FirstStageRun, OptimConfig, PriorRun, RunConfig
+
+
+def emoji() -> RunConfig:
+    """f = 8 with 16 channels: latents of 16 x 16, so that the denoiser is quick on a laptop.
+
+    Command: `sfumato train emoji --data DIR --out RUN` with DIR from `sfumato data emoji DIR`. Hardware: one H100,
+    about 25 minutes. The measured result is the card in `sfumato/assets/emoji`.
+    """
+    return RunConfig(
+        name="emoji",
+        data=DataConfig(size=128),
+        first_stage=FirstStageRun(
+            model=KLConfig(
+                network=AutoencoderConfig(
+                    channels=32, multipliers=(1, 2, 3, 4), num_res_blocks=1, mid_attention=False, latent_channels=16
+                )
+            ),
+            loss=FirstStageLossConfig(kl_weight=1e-6, gan_weight=0.1, gan_start="settled"),
+            train=OptimConfig(
+                steps=12_000, batch_size=64, learning_rate=6e-4, warmup_steps=300, decay="cosine", decay_fraction=0.6,
+                ema_decay=0.999, compile=True, checkpoint_every=2000, sample_every=2000, log_every=200,
+            ),
+        ),
+        prior=PriorRun(
+            model=DiffusionConfig(
+                network=UNetConfig(
+                    16, 16, channels=96, multipliers=(1, 2), num_res_blocks=1, attention_factors=(1, 2),
+                    head_channels=None, num_heads=6, scale_shift=True, qk_norm=True,
+                ),
+                schedule=ScheduleConfig(name=ScheduleName.rectified),
+                prediction=Prediction.velocity,
+                time_sampling=TimeSampling.logit_normal,
+            ),
+            conditioner=TextConfig(dim=128, depth=2, heads=4, head_channels=32, length=32, vocabulary=2048),
+            train=OptimConfig(
+                steps=60_000, batch_size=512, learning_rate=1e-3, warmup_steps=1000, decay="cosine", decay_fraction=0.5,
+                ema_decay=0.9995, grad_clip=1.0, weight_decay=0.01, compile=True,
+                checkpoint_every=5000, sample_every=10_000, log_every=500,
+            ),
+        ),
+        sampling=SamplingDefaults(sampler="dpmpp_2m", steps=20, guidance=3.0),
+    )  # fmt: skip
+
+
+def emoji_f4() -> RunConfig:
+    """The same data with the paper's f = 4 and 4 channels: as many numbers a latent, four times the denoiser's work.
+
+    Command: `sfumato train emoji-f4 --data DIR --out RUN`. Hardware: one H100.
+    """
+    base = emoji()
+    network = AutoencoderConfig(channels=32, multipliers=(1, 2, 4), num_res_blocks=2, mid_attention=False, latent_channels=4)
+    denoiser = dataclasses.replace(
+        base.prior.model.network, in_channels=4, out_channels=4, channels=64, multipliers=(1, 2, 3), num_heads=4,
+        attention_factors=(2, 4),
+    )  # fmt: skip
+    return dataclasses.replace(
+        base,
+        name="emoji-f4",
+        first_stage=dataclasses.replace(base.first_stage, model=KLConfig(network=network)),
+        prior=dataclasses.replace(base.prior, model=dataclasses.replace(base.prior.model, network=denoiser)),
+    )

@@ -1,0 +1,152 @@
+"""Latent statistics and cache: what the prior trains on.
+
+The moments of every training picture are computed once. The unit scale is that of latent samples over the whole set,
+
+    mean = E[mu],   std^2 = E[mu^2] - E[mu]^2 + E[sigma^2]     by channel, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.data.order import batch_indices
+from sfumato.first_stages.base import FirstStage
+from sfumato.first_stages.kl import KLFirstStage
+from sfumato.io.weights import read_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Posterior of every picture, raw scale: (N, C, h, w) fp16 on the CPU; `log_variance` None for no spread."""
+
+    mean: Tensor
+    log_variance: Tensor | None
+
+    def save(self, path: Path) -> None:
+        """Write to a safetensors file."""
+        filled = {"mean": self.mean, "log_variance": self.log_variance}
+        save_weights(path, {k: v for k, v in filled.items() if v is not None})
+
+    @staticmethod
+    def read(path: Path) -> Moments:
+        """Read what `save` wrote."""
+        tensors = read_weights(path)
+        return Moments(tensors["mean"], tensors.get("log_variance"))
+
+
+@torch.inference_mode()
+def measure(first_stage: FirstStage, pixels: Iterator[Tensor]) -> tuple[Moments, Tensor]:
+    """Moments in the first stage's present scale and, for the preview, pictures shrunk to the latents' size (N, C, h, w).
+
+    `pixels` yields (B, C, H, W) in [-1, 1] on the first stage's device.
+    """
+    means, log_variances, small = [], [], []
+    for x in pixels:
+        posterior = first_stage.posterior(x)
+        means.append(posterior.mean.half().cpu())
+        if posterior.log_variance is not None:
+            log_variances.append(posterior.log_variance.half().cpu())
+        small.append(F.adaptive_avg_pool2d(x, (posterior.mean.shape[2], posterior.mean.shape[3])).half().cpu())
+    return Moments(torch.cat(means), torch.cat(log_variances) if log_variances else None), torch.cat(small)
+
+
+def statistics(moments: Moments) -> tuple[Tensor, Tensor]:
+    """Exact per-channel mean (C,) and standard deviation (C,) of latent samples, float64."""
+    count = moments.mean.shape[0] * moments.mean.shape[2] * moments.mean.shape[3]
+    total = torch.zeros(moments.mean.shape[1], dtype=torch.float64)
+    squares, spread = torch.zeros_like(total), torch.zeros_like(total)
+    for start in range(0, len(moments.mean), 256):
+        mu = moments.mean[start : start + 256].double()
+        total += mu.sum((0, 2, 3))
+        squares += mu.square().sum((0, 2, 3))
+        if moments.log_variance is not None:
+            spread += moments.log_variance[start : start + 256].double().exp().sum((0, 2, 3))
+    mean = total / count
+    return mean, ((squares + spread) / count - mean.square()).clamp_min(1e-12).sqrt()
+
+
+def fit_preview(moments: Moments, small: Tensor, mean: Tensor, std: Tensor, limit: int = 512) -> Tensor:
+    """Least-squares map (C + 1, image channels), bias last, from unit latents to small pictures."""
+    z = (moments.mean[:limit].double() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    inputs = z.movedim(1, -1).flatten(0, 2)  # (N h w, C)
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
+    targets = small[:limit].double().movedim(1, -1).flatten(0, 2)
+    ridge = 1e-6 * torch.eye(inputs.shape[1], dtype=torch.float64)
+    return torch.linalg.solve(inputs.T @ inputs / len(inputs) + ridge, inputs.T @ targets / len(inputs))
+
+
+def normalize(first_stage: FirstStage, moments: Moments, small: Tensor) -> dict[str, list[float]]:
+    """Measure the unit scale and store it in the first stage, where it has one; returns the numbers."""
+    mean, std = statistics(moments)
+    if isinstance(first_stage, KLFirstStage):
+        first_stage.set_statistics(mean.float(), std.float(), fit_preview(moments, small, mean, std).float())
+    return {"mean": mean.tolist(), "std": std.tolist()}
+
+
+class LatentSource:
+    """Batches of unit latents and prepared conditions, as functions of the step; all of it on the device.
+
+    `prepared` (N, V, ...) holds V variants of each picture's condition, `num_variants` (N,) how many of them count.
+    With `flipped`, moments of the mirrored pictures, half of the draws take those.
+    """
+
+    def __init__(
+        self,
+        moments: Moments,
+        flipped: Moments | None,
+        scale: tuple[Tensor, Tensor],
+        prepared: Tensor,
+        num_variants: Tensor,
+        device: torch.device,
+        seed: int,
+    ):
+        self.sides = [moments] if flipped is None else [moments, flipped]
+        self.mean = torch.stack([m.mean for m in self.sides]).to(device)  # (S, N, C, h, w)
+        logs = [m.log_variance for m in self.sides if m.log_variance is not None]
+        self.log_variance = torch.stack(logs).to(device) if logs else None
+        self.shift, self.scale = (s.to(device).view(-1, 1, 1) for s in scale)
+        self.prepared, self.num_variants = prepared.to(device), num_variants.to(device)
+        self.device, self.seed = device, seed
+
+    def __len__(self) -> int:
+        return self.mean.shape[1]
+
+    def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latent samples (B, C, h, w) in unit scale, fp32, and their prepared conditions (B, ...)."""
+        index = batch_indices(len(self), batch_size, self.seed, step).to(self.device)
+        side = torch.randint(len(self.sides), (batch_size,), generator=rng, device=self.device)
+        z = self.mean[side, index].float()
+        if self.log_variance is not None:
+            eps = torch.randn(z.shape, generator=rng, device=self.device)
+            z = z + torch.exp(0.5 * self.log_variance[side, index].float()) * eps
+        chance = torch.rand(batch_size, generator=rng, device=self.device)
+        variant = (chance * self.num_variants[index]).long()
+        return (z - self.shift) / self.scale, self.prepared[index, variant]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The moments on disk with their scale. `flipped`: those of the mirrored pictures."""
+
+    moments: Moments
+    flipped: Moments | None
+    shift: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def read(paths: list[Path], scale: dict[str, Tensor]) -> Cached:
+        """Read one file of moments, or two when pictures are mirrored too."""
+        moments = [Moments.read(path) for path in paths]
+        channels = moments[0].mean.shape[1]
+        shift, std = scale.get("shift", torch.zeros(channels)), scale.get("scale", torch.ones(channels))
+        return Cached(moments[0], moments[1] if len(moments) > 1 else None, shift, std)
+
+    def source(self, prepared: Tensor, num_variants: Tensor, device: torch.device, seed: int) -> LatentSource:
+        """Batches of these latents with their prepared conditions."""
+        return LatentSource(self.moments, self.flipped, (self.shift, self.scale), prepared, num_variants, device, seed)

@@ -1,0 +1,175 @@
+"""The one training loop, for every stage.
+
+    for each step: batch(step) -> for each optimizer: loss, backward -> if all is finite: clip, step, average
+
+A loss or gradient that is not finite never reaches the weights or the average: that step's update is dropped for
+all optimizers and its batch is written down.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import InputError, MachineError
+from sfumato.training.checkpoint import load_checkpoint, save_checkpoint
+from sfumato.training.config import OptimConfig
+from sfumato.training.progress import Reporter
+from sfumato.training.signals import StopFlag
+from sfumato.training.state import TrainState, step_seed
+from sfumato.training.tasks.base import Batch, Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended. `seconds` and `images` count this call only."""
+
+    finished: bool
+    step: int
+    seconds: float
+    images: int
+
+
+def learning_rate_factor(config: OptimConfig, step: int) -> float:
+    """Multiplier of the typed learning rate at `step`: linear warm-up, then constant or a cosine at the end."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return 1.0
+    begin = max(config.warmup_steps, round(config.steps * (1 - config.decay_fraction)))
+    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin)))
+    floor = config.final_learning_rate / config.learning_rate
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def autocast(config: OptimConfig, device: torch.device) -> AbstractContextManager[object]:
+    """bf16 arithmetic where it is asked for, or where "auto" finds a GPU that has it; else fp32."""
+    supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if config.precision == "bf16" or (config.precision == "auto" and supported):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+class Trainer:
+    """Runs one task in one directory: `checkpoints/`, `log.jsonl`, `skipped.jsonl`."""
+
+    def __init__(self, task: Task, config: OptimConfig, directory: Path, device: torch.device, seed: int, reporter: Reporter):
+        self.task, self.config, self.directory, self.device, self.seed = task, config, directory, device, seed
+        self.reporter = reporter
+        self.state = TrainState(task, config, device)
+        if config.compile:
+            task.compile()
+        self.bad_steps = 0
+
+    def resume(self) -> int:
+        """Go on from the newest whole checkpoint, if any; returns the step."""
+        checkpoint, warnings = load_checkpoint(self.directory / "checkpoints")
+        for warning in warnings:
+            self.reporter.warn(warning)
+        if checkpoint is not None:
+            self.state.load(checkpoint)
+        return self.state.step
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step."""
+        save_checkpoint(self.directory / "checkpoints", self.state.step, self.state.tensors(), self.state.values())
+
+    def run(self, stop: StopFlag, on_sample: Callable[[int], None] | None = None) -> Outcome:
+        """Train until the configured steps are done or `stop` is set; the state is saved either way."""
+        config, begin, start = self.config, self.state.step, time.monotonic()
+        saved = begin if begin else -1
+        while self.state.step < config.steps and not stop:
+            values = self._guarded_step(self.state.step)
+            self.state.step += 1
+            step = self.state.step
+            if values is not None:
+                self.reporter.step(
+                    self.task.name, step, config.steps, config.batch_size, values, log=step % config.log_every == 0
+                )
+            if step % config.checkpoint_every == 0:
+                self.save()
+                saved = step
+            if on_sample is not None and (step % config.sample_every == 0 or step == config.steps):
+                on_sample(step)
+        if saved != self.state.step:
+            self.save()
+        count = self.state.step - begin
+        return Outcome(self.state.step >= config.steps, self.state.step, time.monotonic() - start, count * config.batch_size)
+
+    def _guarded_step(self, step: int) -> Mapping[str, float] | None:
+        try:
+            return self._step(step)
+        except torch.OutOfMemoryError:
+            size = self.config.batch_size // self.config.accumulate
+            raise MachineError(
+                f"out of GPU memory with {size} pictures at a time; try --set {self.task.name}.train.accumulate="
+                f"{2 * self.config.accumulate} (same result, half the memory) or train.checkpointing=true."
+            ) from None
+
+    def _step(self, step: int) -> Mapping[str, float] | None:
+        config, task, state = self.config, self.task, self.state
+        seed = step_seed(self.seed, task.name, step)
+        rng = torch.Generator(self.device).manual_seed(seed)
+        torch.manual_seed(seed)  # dropout inside networks draws from the global generator
+        batch = task.batch(step, config, rng)
+        names = [name for name in state.optimizers if task.active(name, step)]
+        for name in names:
+            state.optimizers[name].zero_grad(set_to_none=True)
+        values: dict[str, Tensor] = {}
+        for part in _split(batch, config.accumulate):
+            for name in names:
+                with autocast(config, self.device):
+                    loss = task.loss(name, part, step, rng)
+                (loss.total / config.accumulate).backward()
+                for key, value in {**loss.parts, f"{name}/total": loss.total.detach()}.items():
+                    values[key] = values.get(key, torch.zeros((), device=self.device)) + value.float() / config.accumulate
+        for name in names:
+            values[f"{name}/grad_norm"] = self._clip(name)
+        numbers = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))  # the step's one wait
+        if not all(math.isfinite(v) for v in numbers.values()):
+            self._skip(step, numbers)
+            return None
+        self.bad_steps = 0
+        factor = learning_rate_factor(config, step)
+        for name in names:
+            for group in state.optimizers[name].param_groups:
+                group["lr"] = task.learning_rate(name, config) * factor
+            state.optimizers[name].step()
+        if state.ema is not None:
+            state.ema.update()
+        task.after_step(step, numbers)
+        return numbers
+
+    def _clip(self, name: str) -> Tensor:
+        parameters = [p for group in self.state.optimizers[name].param_groups for p in group["params"]]
+        limit = self.config.grad_clip or math.inf
+        return torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=self.device.type == "cuda").detach()
+
+    def _skip(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.bad_steps += 1
+        bad = {k: str(v) for k, v in numbers.items() if not math.isfinite(v)}
+        line = {"step": step, "not_finite": bad, "seed": step_seed(self.seed, self.task.name, step)}
+        with open(self.directory / "skipped.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.reporter.warn(f"step {step}: {', '.join(bad)} not finite; the update is dropped.")
+        if self.bad_steps >= self.config.max_bad_steps:
+            self.save()
+            raise InputError(
+                f"{self.task.name}: {self.bad_steps} steps in a row were not finite, last at step {step}. "
+                f"Lower {self.task.name}.train.learning_rate, set train.grad_clip=1, or use train.precision=fp32."
+            )
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    if parts == 1:
+        return [batch]
+    pieces = {name: tensor.chunk(parts) for name, tensor in batch.items()}
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(min(map(len, pieces.values())))]

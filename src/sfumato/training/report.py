@@ -1,0 +1,88 @@
+"""What a stage shows for itself: reconstructions beside the truth, samples of fixed seeds, and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.first_stages.base import FirstStage
+from sfumato.io.files import machine_errors
+from sfumato.losses.perceptual import PerceptualLoss
+from sfumato.metrics.image import psnr, ssim
+from sfumato.training.pixels import to_bytes, to_unit
+
+
+@torch.inference_mode()
+def reconstruction_report(
+    first_stage: FirstStage, pixels: Tensor, device: torch.device, batch_size: int = 16
+) -> dict[str, float]:
+    """Mean PSNR in dB, SSIM and embedded perceptual distance of held-out pictures (N, C, H, W) uint8."""
+    perceptual = PerceptualLoss.embedded()
+    sums = {"psnr": 0.0, "ssim": 0.0, "perceptual": 0.0}
+    for start in range(0, len(pixels), batch_size):
+        x = to_unit(pixels[start : start + batch_size].to(device))
+        x_hat = to_unit(to_bytes(reconstruct(first_stage, x)))
+        unit, unit_hat = (x + 1) / 2, (x_hat + 1) / 2
+        sums["psnr"] += float(psnr(unit_hat, unit).sum())
+        sums["ssim"] += float(ssim(unit_hat, unit).sum())
+        sums["perceptual"] += float(perceptual(x_hat, x).sum())
+    return {k: v / max(1, len(pixels)) for k, v in sums.items()} | {"pictures": float(len(pixels))}
+
+
+def reconstruct(first_stage: FirstStage, x: Tensor) -> Tensor:
+    """D(mode of q(z | x)) of (B, C, H, W) pixels."""
+    return first_stage.decode(first_stage.posterior(x).mode())
+
+
+@torch.inference_mode()
+def pairs_sheet(first_stage: FirstStage, pixels: Tensor, device: torch.device, count: int = 16) -> np.ndarray:
+    """Truth above reconstruction, (H, W, 3) uint8."""
+    shown = pixels[:count]
+    x_hat = to_bytes(reconstruct(first_stage, to_unit(shown.to(device)))).cpu()
+    columns = min(8, len(shown))
+    rows = []
+    for start in range(0, len(shown), columns):
+        rows += [shown[start : start + columns], x_hat[start : start + columns]]
+    return sheet([p for row in rows for p in _padded(row, columns)], columns)
+
+
+def _padded(row: Tensor, columns: int) -> list[Tensor]:
+    blank = torch.full_like(row[0], 255)
+    return [*row, *[blank] * (columns - len(row))]
+
+
+def sheet(pictures: Sequence[Tensor], columns: int, gap: int = 2) -> np.ndarray:
+    """uint8 (C, H, W) pictures on a white sheet, (H, W, 3) uint8."""
+    shown = [as_rgb(p) for p in pictures]
+    height, width, _ = shown[0].shape
+    rows = -(-len(shown) // columns)
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, picture in enumerate(shown):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        page[top : top + height, left : left + width] = picture
+    return page
+
+
+def as_rgb(picture: Tensor) -> np.ndarray:
+    """uint8 (C, H, W) -> (H, W, 3): grey repeated, alpha laid on white, other channels cut to the first three."""
+    channels = picture.shape[0]
+    if channels == 4:
+        alpha = picture[3:].float() / 255
+        picture = (picture[:3].float() * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    elif channels < 3:
+        picture = picture[:1].expand(3, -1, -1)
+    return np.ascontiguousarray(picture[:3].movedim(0, -1).cpu().numpy())
+
+
+def save_sheet(path: Path, page: np.ndarray) -> None:
+    """Write a sheet as PNG, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with machine_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(page).save(temporary, "PNG")
+        temporary.replace(path)

@@ -1,0 +1,312 @@
+"""A whole run of the paper in one resumable call.
+
+    audit -> first stage -> reconstruction report -> latent statistics and cache -> prior -> samples -> model card
+
+Each part is done once; calling again continues, or does nothing. What a change does not touch is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from sfumato.build import ModelConfig, build_conditioner, build_first_stage, build_prior
+from sfumato.config import to_dict
+from sfumato.errors import InputError
+from sfumato.first_stages.base import FirstStage
+from sfumato.first_stages.kl import KLFirstStage
+from sfumato.io.files import machine_errors, read_json, write_json
+from sfumato.io.pretrained import save_pretrained
+from sfumato.io.weights import load_strictly, read_weights, save_weights
+from sfumato.model import LatentModel
+from sfumato.training import latents, report
+from sfumato.training.card import card
+from sfumato.training.config import OptimConfig, RunConfig
+from sfumato.training.loop import Outcome, Trainer
+from sfumato.training.pixels import PixelSource, fits
+from sfumato.training.prepare import Prepared, adapt, prepare_data, prepared_conditions
+from sfumato.training.progress import Reporter
+from sfumato.training.sampler import SampleSheet
+from sfumato.training.signals import StopFlag
+from sfumato.training.stages import Stage, key
+from sfumato.training.tasks.autoencoder import AutoencoderTask
+from sfumato.training.tasks.base import Task
+from sfumato.training.tasks.diffusion import DiffusionTask
+
+HELD_OUT_SHOWN = 512
+
+
+class Stopped(Exception):
+    """A polite stop: everything is saved, call again to go on."""
+
+
+@dataclass
+class Run:
+    """One run directory at work. `out` is RUN, `device` where it computes."""
+
+    config: RunConfig
+    tokenizer: str | None
+    data: Prepared
+    out: Path
+    device: torch.device
+    stop: StopFlag
+    quiet: bool = False
+
+    def execute(self) -> Path:
+        """Do what is left; returns the model directory. Raises `Stopped` after saving when asked to stop."""
+        base = key(self.data.train.fingerprint(), self.config.data, self.config.seed)
+        first, first_results, first_key = self._first_stage(base)
+        source, latent_key = self._latents(first, first_key)
+        return self._prior(first, source, first_results, latent_key)
+
+    def _first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
+        part = self.config.first_stage
+        stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train), part.train.steps)
+        first = build_first_stage_seeded(self.config).to(self.device)
+        if not isinstance(first, KLFirstStage):
+            return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
+        stage.open()
+        weights = stage.directory / "first_stage.safetensors"
+        results = stage.results()
+        if results is None:
+            results = self._train_first_stage(first, stage, weights)
+        load_strictly(first, read_weights(weights), str(weights))
+        return first.eval().requires_grad_(False), results, f"{stage.key}-{part.train.steps}"
+
+    def _train_first_stage(self, first: KLFirstStage, stage: Stage, weights: Path) -> dict[str, Any]:
+        part = self.config.first_stage
+        reporter = self._reporter(stage)
+        resident = self._resident()
+        source = PixelSource(self.data.train, resident, self.device, self.config.seed, self.config.data.flip)
+        task = AutoencoderTask(_layout(first, self.device), part.loss, source, self.device)
+        held_out = self._held_out_pixels()
+        with _closing(reporter):
+            trainer = self._trainer(task, part.train, stage, reporter)
+            averaged = cast(FirstStage, trainer.state.ema.modules["first_stage"]) if trainer.state.ema else first
+
+            def on_sample(step: int) -> None:
+                page = report.pairs_sheet(averaged, held_out, self.device)
+                report.save_sheet(stage.directory / "samples" / f"step-{step:08d}.png", page)
+                reporter.image("reconstruction", page, step)
+
+            outcome = self._train(trainer, on_sample, f"first stage: {_count(first):,} parameters")
+        save_weights(weights, averaged.state_dict())
+        averaged.eval()
+        numbers = report.reconstruction_report(averaged, held_out, self.device)
+        report.save_sheet(stage.directory / "pairs.png", report.pairs_sheet(averaged, held_out, self.device, 32))
+        write_json(stage.directory / "reconstruction.json", numbers)
+        reporter.say(
+            f"reconstruction: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.4f}, perceptual {numbers['perceptual']:.4f}"
+        )
+        return stage.finish({"steps": outcome.step, "images_per_second": _rate(outcome), "reconstruction": numbers})
+
+    def _latents(self, first: FirstStage, first_key: str) -> tuple[latents.Cached, str]:
+        stage = Stage(self.out / "latents", key(first_key, self.config.data.flip))
+        stage.open()
+        paths = [stage.directory / "moments.safetensors"] + [stage.directory / "flipped.safetensors"] * self.config.data.flip
+        scale = stage.directory / "scale.safetensors"
+        if stage.results() is None:
+            source = PixelSource(self.data.train, self._resident(), self.device, self.config.seed)
+            for index, path in enumerate(paths):
+                moments, small = latents.measure(first, source.in_order(32, flipped=index == 1))
+                moments.save(path)
+                if index == 0:
+                    numbers = latents.normalize(first, moments, small)
+                    save_weights(scale, {k: v for k, v in first.state_dict().items() if k in ("shift", "scale", "preview")})
+            stage.finish(numbers)
+        own = read_weights(scale)
+        if isinstance(first, KLFirstStage):
+            first.set_statistics(own["shift"], own["scale"], own["preview"])
+        return latents.Cached.read(paths, own), stage.key
+
+    def _prior(self, first: FirstStage, cached: latents.Cached, first_results: dict[str, Any], latent_key: str) -> Path:
+        config, part = self.config, self.config.prior
+        stage = Stage(
+            self.out / "prior", key(latent_key, part.model, part.conditioner, part.dropout, part.train), part.train.steps
+        )
+        stage.open()
+        target = self.out / "model"
+        results = stage.results()
+        if results is not None and (target / "manifest.json").is_file():
+            return target
+        reporter = self._reporter(stage)
+        torch.manual_seed(config.seed + 1)
+        conditioner = build_conditioner(part.conditioner, self.tokenizer)
+        prior = build_prior(part.model, first)
+        prepared, counts = prepared_conditions(conditioner, self.data.train)
+        source = cached.source(prepared, counts, self.device, config.seed)
+        prior, conditioner = prior.to(self.device), conditioner.to(self.device)
+        task = DiffusionTask(prior, conditioner, source, part.dropout)
+        with _closing(reporter):
+            trainer = self._trainer(task, part.train, stage, reporter)
+            averaged = trainer.state.ema.modules if trainer.state.ema else task.modules()
+            model = LatentModel(first, averaged["prior"], averaged["conditioner"], (config.data.size, config.data.size))  # type: ignore[arg-type]
+            samples = SampleSheet(model, config, self.data, self.device)
+
+            def on_sample(step: int) -> None:
+                page = samples.make()
+                report.save_sheet(stage.directory / "samples" / f"step-{step:08d}.png", page)
+                reporter.image("samples", page, step)
+
+            headline = f"prior: {_count(prior):,} parameters, conditioner: {_count(conditioner):,}"
+            outcome = self._train(trainer, on_sample, headline)
+        results = {"steps": outcome.step, "images_per_second": _rate(outcome)}
+        self._finish_model(model, target, first_results, results)
+        stage.finish(results)
+        return target
+
+    def _finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
+        config = self.config
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        results = {"first_stage": first, "prior": prior, "device": name}
+        parts = {
+            "first stage": _count(model.first_stage),
+            "prior": _count(model.prior),
+            "conditioner": _count(model.conditioner),
+        }
+        text = card(config, self._data_summary(), results, parts)
+        shape = ModelConfig(config.first_stage.model, config.prior.model, config.prior.conditioner, model.image_size)
+        save_pretrained(target, model, shape, defaults=config.sampling, name=config.name, card=text)
+
+    def _data_summary(self) -> dict[str, Any]:
+        found = self.data.summary
+        return {
+            "num_train": len(self.data.train),
+            "num_held_out": len(self.data.held_out),
+            "num_bad": len(found["bad"]),
+            "num_duplicates": found["num_duplicates"],
+        }
+
+    def _trainer(self, task: Task, config: OptimConfig, stage: Stage, reporter: Reporter) -> Trainer:
+        for module in task.modules().values():
+            prepare_module(module, config)
+        trainer = Trainer(task, config, stage.directory, self.device, self.config.seed, reporter)
+        step = trainer.resume()
+        if step:
+            reporter.say(f"{task.name}: going on from step {step}")
+        return trainer
+
+    def _train(self, trainer: Trainer, on_sample: Callable[[int], None], headline: str) -> Outcome:
+        trainer.reporter.say(f"{headline}, {trainer.config.steps} steps of {trainer.config.batch_size} on {self.device}")
+        outcome = trainer.run(self.stop, on_sample)
+        if not outcome.finished:
+            raise Stopped(
+                f"stopped by {self.stop.reason} at step {outcome.step} of {trainer.task.name}; the same command goes on."
+            )
+        return outcome
+
+    def _reporter(self, stage: Stage) -> Reporter:
+        return Reporter(stage.directory, stage.directory.name, self.out / "tensorboard", self.quiet)
+
+    def _resident(self) -> torch.Tensor | None:
+        if not fits(self.data.train, self.device, self.config.data.channels, self.config.data.size):
+            return None
+        return self.data.train.load_all()
+
+    def _held_out_pixels(self) -> torch.Tensor:
+        shown = self.data.held_out if len(self.data.held_out) else self.data.train
+        return torch.stack([shown.pixels(i) for i in range(min(len(shown), HELD_OUT_SHOWN))])
+
+
+def build_first_stage_seeded(config: RunConfig) -> FirstStage:
+    """The first stage with the random weights of the run's seed."""
+    torch.manual_seed(config.seed)
+    return build_first_stage(config.first_stage.model)
+
+
+def prepare_module(module: nn.Module, config: OptimConfig) -> None:
+    """Switch recomputation of activations on where it is asked for."""
+    for child in module.modules():
+        if hasattr(child, "checkpointing"):
+            child.checkpointing = config.checkpointing  # type: ignore[assignment]
+
+
+def resolve(config: RunConfig, data: Path) -> tuple[RunConfig, Prepared]:
+    """The config that fits the data, without writing anything."""
+    prepared = prepare_data(data, config.data, None)
+    return adapt(config, prepared)[0], prepared
+
+
+def parameter_counts(config: RunConfig) -> dict[str, int]:
+    """Trainable parameters of each part, counted without memory."""
+    from sfumato.conditioners.text import TextConfig, TextEncoder
+
+    with torch.device("meta"):
+        first = build_first_stage(config.first_stage.model)
+        counts = {"first stage": _count(first), "prior": _count(build_prior(config.prior.model, first))}
+    part = config.prior.conditioner
+    tokenizer = TextEncoder.learn_tokenizer(["a"], 300).to_str() if isinstance(part, TextConfig) else None
+    return counts | {"conditioner": _count(build_conditioner(part, tokenizer))}
+
+
+def train(
+    config: RunConfig, data: Path, out: Path, device: torch.device, *, minutes: float | None = None, quiet: bool = False
+) -> Path:
+    """Train both stages on the folder `data` in the folder `out`; returns the model directory.
+
+    Raises `Stopped` after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
+    """
+    with machine_errors(out), _locked(out), StopFlag(minutes) as stop:
+        prepared = prepare_data(data, config.data, out)
+        resolved, tokenizer = adapt(config, prepared)
+        if not quiet:
+            print("\n".join(prepared.summary["lines"]), file=sys.stderr)
+        write_json(out / "config.json", to_dict(resolved))
+        return Run(resolved, tokenizer, prepared, out, device, stop, quiet).execute()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One run at a time in a folder; a lock whose process died is free."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.lock").exists() and not (out / "config.json").exists():
+        raise InputError(f"--out {out} holds other files and no run; give a new or empty folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = read_json(out / "run.json") if (out / "run.json").is_file() else {}
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        raise InputError(f"{out} is in use by {who}; wait for it, stop it, or give another --out.") from None
+    try:
+        write_json(out / "run.json", {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _closing(reporter: Reporter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        reporter.close()
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _rate(outcome: Outcome) -> float:
+    return outcome.images / outcome.seconds if outcome.seconds > 0 else 0.0
+
+
+def _layout(first: KLFirstStage, device: torch.device) -> KLFirstStage:
+    """Channels-last weights on a GPU, where convolutions are faster with them."""
+    return first.to(memory_format=torch.channels_last) if device.type == "cuda" else first  # type: ignore[call-overload]
+
+
+def _perfect() -> dict[str, float]:
+    return {"psnr": float("inf"), "ssim": 1.0, "perceptual": 0.0, "pictures": 0.0}

@@ -1,0 +1,63 @@
+"""What depends on what: each stage of a run has a key, and only what a change touches is run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.config import to_dict
+from sfumato.io.files import read_json, write_json
+from sfumato.training.config import OptimConfig
+
+CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "max_bad_steps")
+"""Fields that do not make a stage another one. More steps go on from where it stopped."""
+
+
+def key(*parts: Any) -> str:
+    """A short hash of configs and keys of earlier stages."""
+    text = json.dumps([_plain(p) for p in parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(part: Any) -> Any:
+    data = to_dict(part)
+    if isinstance(part, OptimConfig):
+        return {k: v for k, v in data.items() if k not in CADENCE}
+    return data
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A folder of a run. `stage.json` keeps the key it was made with, `done.json` its results."""
+
+    directory: Path
+    key: str
+    goal: int = 0
+
+    def open(self) -> bool:
+        """Make the folder ready; whatever another key left there is deleted. True when something was."""
+        marker = self.directory / "stage.json"
+        stale = marker.is_file() and read_json(marker).get("key") != self.key
+        if stale or (self.directory.is_dir() and not marker.is_file()):
+            shutil.rmtree(self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not marker.is_file():
+            write_json(marker, {"key": self.key})
+        return stale
+
+    def results(self) -> dict[str, Any] | None:
+        """What `finish` stored, if this stage is done up to its goal."""
+        path = self.directory / "done.json"
+        if not path.is_file():
+            return None
+        done = read_json(path)
+        return done["results"] if done.get("key") == self.key and done.get("goal", 0) >= self.goal else None
+
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Mark as done."""
+        write_json(self.directory / "done.json", {"key": self.key, "goal": self.goal, "results": results})
+        return results

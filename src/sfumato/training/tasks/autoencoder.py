@@ -1,0 +1,129 @@
+"""Stage 1: the first stage against its reconstruction, a little KL, and a patch discriminator.
+
+    L = nll + kl_weight KL + factor(step) * weight * adaptive * g(D(x_hat))      (arXiv 2112.10752, eq. 25)
+    L_D = d(D(x), D(x_hat))
+
+Sums over dimensions, averages over the batch, as published: weights mean what they mean only under that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from sfumato.first_stages.kl import KLFirstStage
+from sfumato.losses.adversarial import Game, GanStart, GanStartConfig, adaptive_weight, gauges
+from sfumato.losses.perceptual import PerceptualLoss
+from sfumato.losses.reconstruction import PixelError, ReconstructionLoss
+from sfumato.networks.patchgan import PatchGAN, PatchGANConfig
+from sfumato.priors.base import Loss
+from sfumato.training.config import FirstStageLossConfig, OptimConfig
+from sfumato.training.pixels import PixelSource
+from sfumato.training.tasks.base import Batch, Task
+
+
+class AutoencoderTask(Task):
+    """Optimizers "autoencoder" (encoder, decoder, log-variance) and, once the GAN term has begun, "discriminator"."""
+
+    name = "first_stage"
+
+    def __init__(self, first_stage: KLFirstStage, config: FirstStageLossConfig, source: PixelSource, device: torch.device):
+        self.config, self.source = config, source
+        self.first_stage = first_stage
+        self.reconstruction = ReconstructionLoss(
+            PixelError(config.pixel), perceptual_loss(config), config.perceptual_weight, learn=config.learn_log_variance
+        ).to(device)
+        self.game = Game(config.gan_loss.replace("_", "-"))
+        self.start = GanStart(GanStartConfig(step=config.gan_start if isinstance(config.gan_start, int) else None, ramp=200))
+        self.discriminator: PatchGAN | None = None
+        if config.gan_start != "never" and config.gan_weight > 0:
+            shape = PatchGANConfig(first_stage.channels, config.discriminator_channels, config.discriminator_layers, "group")
+            self.discriminator = PatchGAN(shape).to(device)
+        self._pair: tuple[Tensor, Tensor] | None = None
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        found: dict[str, nn.Module] = {"first_stage": self.first_stage, "reconstruction": self.reconstruction}
+        return found | ({"discriminator": self.discriminator} if self.discriminator is not None else {})
+
+    def averaged(self) -> Mapping[str, nn.Module]:
+        return {"first_stage": self.first_stage}
+
+    def parameters(self) -> Mapping[str, list[Parameter]]:
+        own = [*self.first_stage.parameters(), *(p for p in self.reconstruction.parameters() if p.requires_grad)]
+        found = {"autoencoder": own}
+        return found | ({"discriminator": list(self.discriminator.parameters())} if self.discriminator is not None else {})
+
+    def compile(self) -> None:
+        decoder = self.first_stage.decoder
+        self.first_stage.encoder.compile()
+        # all but the last layer, so that the adaptive weight's gradients stop there
+        decoder.features = torch.compile(decoder.features)  # type: ignore[method-assign]
+        if self.discriminator is not None:
+            self.discriminator.compile()
+
+    def learning_rate(self, name: str, config: OptimConfig) -> float:
+        other = self.config.discriminator_learning_rate
+        return other if name == "discriminator" and other > 0 else config.learning_rate
+
+    def active(self, name: str, step: int) -> bool:
+        return name == "autoencoder" or self.start.factor(step) > 0
+
+    def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
+        return {"x": self.source.batch(step, config.batch_size, rng)}
+
+    def loss(self, name: str, batch: Batch, step: int, rng: torch.Generator) -> Loss:
+        return self._discriminator_loss() if name == "discriminator" else self._autoencoder_loss(batch["x"], step, rng)
+
+    def _autoencoder_loss(self, x: Tensor, step: int, rng: torch.Generator) -> Loss:
+        posterior = self.first_stage.posterior(x)
+        x_hat = self.first_stage.decode(posterior.sample(rng))
+        terms = self.reconstruction(x_hat, x)
+        kl = posterior.kl().mean()
+        total = terms.nll + self.config.kl_weight * kl
+        parts = {
+            "pixel": terms.error.mean(),
+            "perceptual": terms.perceptual.mean(),
+            "kl": kl.detach() / posterior.mean[0].numel(),
+            "first_stage/log_variance": self.reconstruction.log_variance.detach(),
+        }
+        factor = self.start.factor(step)
+        if self.discriminator is not None and factor > 0:
+            self.discriminator.requires_grad_(False)
+            gan = self.game.g(self.discriminator(x_hat))
+            adaptive = adaptive_weight(terms.nll, gan, self.first_stage.last_layer)
+            total = total + factor * self.config.gan_weight * adaptive * gan
+            parts |= {"gan": gan.detach(), "gan/adaptive_weight": adaptive, "gan/factor": torch.tensor(factor, device=x.device)}
+            self._pair = (x, x_hat.detach())
+        return Loss(total, parts)
+
+    def _discriminator_loss(self) -> Loss:
+        assert self.discriminator is not None
+        assert self._pair is not None, "the autoencoder's loss comes first in a step"
+        self.discriminator.requires_grad_(True)
+        x, x_hat = self._pair
+        real, fake = self.discriminator(x), self.discriminator(x_hat)
+        total = self.game.d(real, fake)
+        return Loss(total, {f"gan/{k}": v for k, v in gauges(real, fake).items()})
+
+    def after_step(self, step: int, values: Mapping[str, float]) -> None:
+        if self.discriminator is not None:
+            self.start.update(step, values["pixel"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gan_start": self.start.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.start.load_state_dict(state["gan_start"])
+
+
+def perceptual_loss(config: FirstStageLossConfig) -> PerceptualLoss | None:
+    """The perceptual term that a config asks for."""
+    if config.perceptual == "none" or config.perceptual_weight == 0:
+        return None
+    if config.perceptual == "lpips":
+        return PerceptualLoss.lpips(config.lpips_vgg, config.lpips_heads)
+    return PerceptualLoss.embedded()
