@@ -57,13 +57,15 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             raise unknown("field", path, _paths(data))
         try:
             node[last] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # not JSON; a number of too many digits; too deep
             node[last] = text
     return result
 
 
-def _paths(data: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
+def _paths(data: Any, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    if not isinstance(data, Mapping):
+        return found
     for key, value in data.items():
         found += _paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
     return found
@@ -103,7 +105,7 @@ def _parse_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
         name = data.get("kind")
         if name is None and len(kinds) == 1:
             name = next(iter(kinds))
-        if name not in kinds:
+        if not isinstance(name, str) or name not in kinds:
             raise unknown(f"{path}.kind".lstrip("."), str(name), [str(k) for k in kinds])
         return _parse(kinds[name], data, path)
     failure: InputError | None = None
@@ -134,6 +136,8 @@ def _parse_dataclass(kind: Any, data: Any, path: str) -> Any:
         return kind(**values)
     except TypeError as error:
         raise InputError(f"{path or kind.__name__}: {error}.") from None
+    except InputError as error:
+        raise InputError(f"{path or kind.__name__}: {error}") from None
 
 
 def _parse_plain(kind: Any, data: Any, path: str) -> Any:

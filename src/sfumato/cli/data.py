@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("directory", type=Path, help="folder of pictures")
     pack.add_argument("file", type=Path, help="the .tar to write")
     pack.add_argument("--size", type=int, help="side to resize to (default: as they are)")
+    pack.add_argument("--format", default="webp", help="webp, or bmp (raw, for a compressor over the whole archive)")
     pack.add_argument("--quality", type=int, help="lossy WebP quality 1 to 100 (default: lossless)")
 
 
@@ -70,7 +71,9 @@ def _pack(args: argparse.Namespace) -> int:
     from sfumato.data.shards import pack
 
     with _bar() as step:
-        num_bytes = pack(args.directory, args.file, args.size, args.quality, progress=lambda d, t: step("packing", d, t))
+        num_bytes = pack(
+            args.directory, args.file, args.size, args.quality, args.format, progress=lambda d, t: step("packing", d, t)
+        )
     print(f"{args.file}: {num_bytes / 1e6:.1f} MB")
     return 0
 

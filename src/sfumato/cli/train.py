@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the config, parameter counts and memory; write nothing")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="save and stop politely after this time")
+    parser.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="save and stop politely after this time")
     parser.add_argument("--quiet", action="store_true", help="print the model's path only")
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise ValueError(text)
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or describe what would be trained. Prints the model directory."""
-    if not args.data.exists():
-        raise InputError(f"--data {args.data}: no such folder; give a folder of pictures.")
+    if not os.path.exists(args.data):  # False also for what no path can be
+        raise InputError(f"--data {str(args.data)[:300]}: no such folder; give a folder of pictures.")
     config = read_config(args.recipe, args.set)
     if args.dry_run:
         return describe(config, args.data)
@@ -69,7 +77,7 @@ def read_config(recipe: str, assignments: list[str]) -> RunConfig:
     data: dict[str, Any]
     if recipe in RECIPES:
         data = to_dict(RECIPES[recipe]())
-    elif Path(recipe).suffix == ".json" or Path(recipe).is_file():
+    elif Path(recipe).suffix == ".json" or os.path.isfile(recipe):
         data = read_json(Path(recipe))
     else:
         raise unknown("recipe", recipe, [*RECIPES, "or the path of a config.json"])

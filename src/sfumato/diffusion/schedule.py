@@ -102,7 +102,7 @@ class Schedule(ABC):
     @property
     def reaches_noise(self) -> bool:
         """True when alpha = 0 at t = 1, so that x_1 says nothing about x_0 and eps-prediction is undefined there."""
-        alpha, _ = self(torch.ones((), dtype=torch.float64))
+        alpha, _ = self(torch.ones((), dtype=torch.float64, device="cpu"))
         return float(alpha) == 0.0
 
     def _exact(self, t: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
         case ScheduleName.scaled_linear:
             betas = scaled_linear_betas(config.beta_start, config.beta_end, config.num_steps)
         case ScheduleName.linear:
-            betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
+            betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64, device="cpu")
         case ScheduleName.cosine:
             betas = cosine_betas(config.num_steps)
     return Discrete(zero_terminal_betas(betas) if config.zero_terminal_snr else betas)
@@ -217,12 +217,12 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
 
 def scaled_linear_betas(start: float, end: float, num_steps: int) -> Tensor:
     """The paper's betas, (T,) float64: sqrt(beta) is linear from sqrt(start) to sqrt(end)."""
-    return torch.linspace(math.sqrt(start), math.sqrt(end), num_steps, dtype=torch.float64).square()
+    return torch.linspace(math.sqrt(start), math.sqrt(end), num_steps, dtype=torch.float64, device="cpu").square()
 
 
 def cosine_betas(num_steps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     """beta_k = 1 - f((k + 1) / T) / f(k / T), f(u) = cos^2(pi/2 (u + offset) / (1 + offset)), clipped to `largest`; (T,)."""
-    u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64, device="cpu")
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2).square()
     return (1 - f[1:] / f[:-1]).clamp(max=largest)
 

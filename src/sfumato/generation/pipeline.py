@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sfumato.conditioners.none import Unconditional
+from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import InputError
 from sfumato.generation.device import find_device
@@ -63,6 +64,7 @@ class Pipeline:
         return DiffusionSettings(
             sampler=SAMPLERS[request.sampler],
             num_steps=request.steps,
+            spacing=None if defaults.spacing is None else Spacing(defaults.spacing),
             guidance=Guidance(interval=defaults.guidance_interval, rescale=defaults.guidance_rescale),
         )
 

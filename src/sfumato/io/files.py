@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from sfumato.errors import InputError, MachineError
 
 MANIFEST = "manifest.json"
+_LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 
 
@@ -99,11 +101,26 @@ def new_directory(target: Path) -> Iterator[Path]:
 def _swap(temporary: Path, target: Path) -> None:
     """Rename into place; an older folder of that name steps aside first and is deleted last."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
+    replaces = target.exists()
+    if replaces:
         os.rename(target, old)
-    os.rename(temporary, target)
-    fsync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        if replaces:
+            os.rename(old, target)
+        raise
+    try:
+        fsync(target.parent)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what killed writes left below `directory`. Only for who knows that nobody else writes there."""
+    for path in list(directory.rglob(".*")):
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check_manifest(directory: Path) -> None:
@@ -116,5 +133,5 @@ def check_manifest(directory: Path) -> None:
         path = directory / name
         if not path.is_file():
             raise InputError(f"{path} is missing; the folder is damaged, restore it.")
-        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        if not isinstance(entry, dict) or path.stat().st_size != entry.get("bytes") or sha256(path) != entry.get("sha256"):
             raise InputError(f"{path} does not match its hash in {MANIFEST}; it was changed or damaged, restore it.")

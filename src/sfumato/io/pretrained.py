@@ -23,9 +23,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What `generate` uses where the user says nothing. `guidance_interval`: (low, high) in t, or none."""
+    """What `generate` uses where the user says nothing.
+
+    `spacing`: the plan of times, none for the sampler's own. `guidance_interval`: (low, high) in t, or none.
+    """
 
     sampler: str = "dpmpp_2m"
+    spacing: str | None = None
     steps: int = 20
     guidance: float = 4.0
     guidance_interval: tuple[float, float] | None = None
@@ -51,18 +55,29 @@ def shipped_models() -> list[str]:
 
 def find_model(name_or_path: str | Path) -> Path:
     """The directory of a shipped model's name or of a path. Raises `InputError` for anything else."""
-    path = Path(name_or_path)
     if str(name_or_path) in shipped_models():
         return ASSETS / str(name_or_path)
+    try:
+        found = _directory(Path(name_or_path))
+    except InputError:
+        raise
+    except (OSError, ValueError):  # no path can have this name: too long, a NUL
+        found = None
+    if found is None:
+        raise unknown("model", str(name_or_path)[:200], [*shipped_models(), "or the path of a model directory"])
+    return found
+
+
+def _directory(path: Path) -> Path | None:
+    if (path / "model" / CONFIG).is_file():  # a training run keeps its result in `model`, and a config.json of its own
+        return path / "model"
     if (path / CONFIG).is_file():
         return path
-    if (path / "model" / CONFIG).is_file():  # a training run keeps its result in `model`
-        return path / "model"
     if path.is_dir():
         raise InputError(f"{path} holds no {CONFIG}; expected a model directory, as `sfumato train` writes under RUN/model.")
     if path.exists():
         raise InputError(f"{path} is a file; expected a model directory or one of: {', '.join(shipped_models())}.")
-    raise unknown("model", str(name_or_path), [*shipped_models(), "or the path of a model directory"])
+    return None
 
 
 def save_pretrained(
@@ -102,7 +117,7 @@ def read_config(path: Path) -> tuple[ModelConfig, SamplingDefaults, str]:
         found = data.get("format") if isinstance(data, dict) else None
         raise InputError(f"{path / CONFIG} has format {found!r}; this release reads format {FORMAT}.")
     defaults = from_dict(SamplingDefaults, data.get("sampling", {}), "sampling")
-    return from_dict(ModelConfig, data["model"], "model"), defaults, str(data.get("name", path.name))
+    return from_dict(ModelConfig, data.get("model"), "model"), defaults, str(data.get("name", path.name))
 
 
 def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu", verify: bool = True) -> LoadedModel:
@@ -113,14 +128,17 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     path = find_model(name_or_path)
     if verify:
         check_manifest(path)
+    try:
+        digest = str(read_json(path / MANIFEST)["files"][WEIGHTS]["sha256"])
+    except (KeyError, TypeError):
+        raise InputError(f"{path / MANIFEST} has no hash of {WEIGHTS}; the folder is damaged, restore it.") from None
     config, defaults, name = read_config(path)
     tokenizer = (path / TOKENIZER).read_text("utf-8") if (path / TOKENIZER).is_file() else None
     model = build_model(config, tokenizer)
     load_strictly(model, read_weights(path / WEIGHTS), str(path / WEIGHTS))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    digest = read_json(path / MANIFEST)["files"][WEIGHTS]["sha256"][:10]
-    return LoadedModel(model.eval().to(device), config, defaults, name, digest, path)
+    return LoadedModel(model.eval().to(device), config, defaults, name, digest[:10], path)
 
 
 def with_defaults(loaded: LoadedModel, **changes: Any) -> LoadedModel:

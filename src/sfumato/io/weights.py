@@ -40,6 +40,11 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
         for k, v in own.items()
         if k in tensors and tensors[k].shape != v.shape
     ]
+    problems += [
+        f"{k} has type {tensors[k].dtype}, expected {v.dtype}"
+        for k, v in own.items()
+        if k in tensors and tensors[k].is_floating_point() != v.is_floating_point()
+    ]
     problems += [f"{k} is not finite" for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")

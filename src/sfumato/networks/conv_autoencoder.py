@@ -29,6 +29,8 @@ class AutoencoderConfig:
     attention_resolution_factors: downsampling factors (1, 2, 4, ...) at which each residual block is followed by attention.
     mid_attention: attention at the smallest size. latent_channels: of z.
     double_moments: the encoder gives mean and log-variance, that is 2 * latent_channels.
+    norm_groups: of the group norms. Narrow networks want fewer than the published 32: at 32 channels those are instance
+        norms, which lose how bright a channel is and make the decoder paint bright droplets to carry it.
     """
 
     image_channels: int = 3
@@ -40,9 +42,10 @@ class AutoencoderConfig:
     latent_channels: int = 4
     double_moments: bool = True
     dropout: float = 0.0
+    norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("image_channels", "channels", "num_res_blocks", "latent_channels"):
+        for name in ("image_channels", "channels", "num_res_blocks", "latent_channels", "norm_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"autoencoder {name} is {getattr(self, name)}: expected 1 or more.")
         if not self.multipliers or min(self.multipliers) < 1:
@@ -96,7 +99,7 @@ class Encoder(_Stack):
                 layers.append(Downsample(width, asymmetric=True))
             self.down.append(nn.Sequential(*layers))
         self.mid = _middle(config, width)
-        self.norm_out = GroupNorm(width, eps=1e-6)
+        self.norm_out = GroupNorm(width, eps=1e-6, groups=config.norm_groups)
         self.conv_out = conv3x3(width, self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ class Decoder(_Stack):
             if level:
                 layers.append(Upsample(width))
             self.up.append(nn.Sequential(*layers))
-        self.norm_out = GroupNorm(width, eps=1e-6)
+        self.norm_out = GroupNorm(width, eps=1e-6, groups=config.norm_groups)
         self.conv_out = conv3x3(width, config.image_channels)
 
     @property
@@ -148,14 +151,14 @@ class Decoder(_Stack):
 def _level(config: AutoencoderConfig, width: int, level_width: int, num_blocks: int, factor: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for i in range(num_blocks):
-        layers.append(ResBlock(level_width if i else width, level_width, config.dropout))
+        layers.append(ResBlock(level_width if i else width, level_width, config.dropout, config.norm_groups))
         if factor in config.attention_resolution_factors:
-            layers.append(PlainAttention2d(level_width))
+            layers.append(PlainAttention2d(level_width, config.norm_groups))
     return layers
 
 
 def _middle(config: AutoencoderConfig, width: int) -> nn.Sequential:
-    blocks: list[nn.Module] = [ResBlock(width, width, config.dropout), ResBlock(width, width, config.dropout)]
+    blocks: list[nn.Module] = [ResBlock(width, width, config.dropout, config.norm_groups) for _ in range(2)]
     if config.mid_attention:
-        blocks.insert(1, PlainAttention2d(width))
+        blocks.insert(1, PlainAttention2d(width, config.norm_groups))
     return nn.Sequential(*blocks)

@@ -162,9 +162,9 @@ class SelfAttention2d(nn.Module):
 class PlainAttention2d(nn.Module):
     """The autoencoder's attention: one head as wide as the feature map, 1 x 1 convolutions, residual."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = 32):
         super().__init__()
-        self.norm = GroupNorm(channels, eps=1e-6)
+        self.norm = GroupNorm(channels, eps=1e-6, groups=groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)

@@ -24,19 +24,19 @@ def zero(module: M) -> M:
     return module
 
 
-def num_groups(channels: int) -> int:
-    """32, or the largest smaller number that divides `channels`."""
-    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
+def num_groups(channels: int, most: int = 32) -> int:
+    """`most`, or the largest smaller number that divides `channels`."""
+    return next(groups for groups in range(min(most, channels), 0, -1) if channels % groups == 0)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018, arXiv 1803.08494) over 32 groups, in the type of its input.
+    """Group normalisation (Wu & He 2018, arXiv 1803.08494) over `groups` groups, in the type of its input.
 
     Autocast computes norms in fp32; casting the result back keeps the residual stream in 16 bits.
     """
 
-    def __init__(self, channels: int, eps: float):
-        super().__init__(num_groups(channels), channels, eps=eps)
+    def __init__(self, channels: int, eps: float, groups: int = 32):
+        super().__init__(num_groups(channels, groups), channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same."""

@@ -19,11 +19,11 @@ Resample = Callable[[Tensor], Tensor]
 class ResBlock(nn.Module):
     """The autoencoder's block; a 1 x 1 convolution on the skip path where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0):
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0, groups: int = 32):
         super().__init__()
-        self.norm1 = GroupNorm(in_channels, eps=1e-6)
+        self.norm1 = GroupNorm(in_channels, eps=1e-6, groups=groups)
         self.conv1 = conv3x3(in_channels, out_channels)
-        self.norm2 = GroupNorm(out_channels, eps=1e-6)
+        self.norm2 = GroupNorm(out_channels, eps=1e-6, groups=groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)

@@ -28,10 +28,11 @@ def emoji() -> RunConfig:
         first_stage=FirstStageRun(
             model=KLConfig(
                 network=AutoencoderConfig(
-                    channels=32, multipliers=(1, 2, 3, 4), num_res_blocks=1, mid_attention=False, latent_channels=16
+                    channels=32, multipliers=(1, 2, 3, 4), num_res_blocks=1, mid_attention=False, latent_channels=16,
+                    norm_groups=8,
                 )
             ),
-            loss=FirstStageLossConfig(kl_weight=1e-6, gan_weight=0.1, gan_start="settled"),
+            loss=FirstStageLossConfig(perceptual_weight=0.3, kl_weight=0.02, gan_start="never"),
             train=OptimConfig(
                 steps=12_000, batch_size=64, learning_rate=6e-4, warmup_steps=300, decay="cosine", decay_fraction=0.6,
                 ema_decay=0.999, compile=True, checkpoint_every=2000, sample_every=2000, log_every=200,
@@ -41,7 +42,7 @@ def emoji() -> RunConfig:
             model=DiffusionConfig(
                 network=UNetConfig(
                     16, 16, channels=96, multipliers=(1, 2), num_res_blocks=1, attention_factors=(1, 2),
-                    head_channels=None, num_heads=6, scale_shift=True, qk_norm=True,
+                    head_channels=None, num_heads=6, qk_norm=True,
                 ),
                 schedule=ScheduleConfig(name=ScheduleName.rectified),
                 prediction=Prediction.velocity,
@@ -54,7 +55,7 @@ def emoji() -> RunConfig:
                 checkpoint_every=5000, sample_every=10_000, log_every=500,
             ),
         ),
-        sampling=SamplingDefaults(sampler="dpmpp_2m", steps=20, guidance=3.0),
+        sampling=SamplingDefaults(sampler="dpmpp_2m", spacing="trailing", steps=20, guidance=3.0),
     )  # fmt: skip
 
 
@@ -64,7 +65,9 @@ def emoji_f4() -> RunConfig:
     Command: `sfumato train emoji-f4 --data DIR --out RUN`. Hardware: one H100.
     """
     base = emoji()
-    network = AutoencoderConfig(channels=32, multipliers=(1, 2, 4), num_res_blocks=2, mid_attention=False, latent_channels=4)
+    network = AutoencoderConfig(
+        channels=32, multipliers=(1, 2, 4), num_res_blocks=2, mid_attention=False, latent_channels=4, norm_groups=8
+    )
     denoiser = dataclasses.replace(
         base.prior.model.network, in_channels=4, out_channels=4, channels=64, multipliers=(1, 2, 3), num_heads=4,
         attention_factors=(2, 4),
@@ -72,6 +75,10 @@ def emoji_f4() -> RunConfig:
     return dataclasses.replace(
         base,
         name="emoji-f4",
-        first_stage=dataclasses.replace(base.first_stage, model=KLConfig(network=network)),
+        first_stage=dataclasses.replace(
+            base.first_stage,
+            model=KLConfig(network=network),
+            loss=dataclasses.replace(base.first_stage.loss, gan_start="settled", gan_weight=0.05),
+        ),
         prior=dataclasses.replace(base.prior, model=dataclasses.replace(base.prior.model, network=denoiser)),
     )

@@ -78,5 +78,5 @@ def folder() -> RunConfig:
                 ema_decay=0.9995, grad_clip=1.0, weight_decay=0.01,
             ),
         ),
-        sampling=SamplingDefaults(sampler="dpmpp_2m", steps=25, guidance=3.0),
+        sampling=SamplingDefaults(sampler="dpmpp_2m", spacing="trailing", steps=25, guidance=3.0),
     )  # fmt: skip

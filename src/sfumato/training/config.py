@@ -6,10 +6,12 @@ Learning rates are what was typed: nothing scales them by batch size or number o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from sfumato.build import ConditionerConfig, FirstStageConfig, PriorConfig
+from sfumato.errors import InputError
 from sfumato.io.pretrained import SamplingDefaults
+from sfumato.noise import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class DataConfig:
     crop: Literal["center", "pad"] = "center"
     flip: bool = False
     max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "size", "channels")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,20 @@ class OptimConfig:
     log_every: int = 20
     max_bad_steps: int = 20
 
+    def __post_init__(self) -> None:
+        _at_least(
+            self, 1, "steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_bad_steps"
+        )
+        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate is {self.learning_rate}: expected more than 0.")
+        if self.accumulate > self.batch_size:
+            raise InputError(f"accumulate is {self.accumulate}: expected at most batch_size, {self.batch_size}.")
+        if not 0 < self.decay_fraction <= 1:
+            raise InputError(f"decay_fraction is {self.decay_fraction}: expected above 0, at most 1.")
+        if not all(0 <= b < 1 for b in (*self.betas, self.ema_decay)):
+            raise InputError(f"betas are {self.betas}, ema_decay is {self.ema_decay}: expected from 0 to below 1.")
+
 
 @dataclass(frozen=True)
 class FirstStageLossConfig:
@@ -75,14 +94,24 @@ class FirstStageLossConfig:
     discriminator_layers: int = 3
     discriminator_learning_rate: float = 0.0
 
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "perceptual_weight", "kl_weight", "gan_weight", "discriminator_learning_rate")
+        _at_least(self, 1, "discriminator_channels", "discriminator_layers")
+        if isinstance(self.gan_start, int):
+            _at_least(self, 0, "gan_start")
+
 
 @dataclass(frozen=True)
 class FirstStageRun:
-    """Stage 1: the first stage, its loss and its optimization."""
+    """Stage 1: the first stage, its loss and its optimization.
+
+    `init`: weights to begin from, with a fresh optimizer: a model directory, or a run's first_stage.safetensors.
+    """
 
     model: FirstStageConfig
     loss: FirstStageLossConfig = field(default_factory=FirstStageLossConfig)
     train: OptimConfig = field(default_factory=OptimConfig)
+    init: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +120,7 @@ class PriorRun:
 
     `dropout`: share of conditions replaced by null. `condition`: what pictures are conditioned on; "auto" takes
     captions where the data has them, else classes, else nothing. The conditioner is then adapted to the data.
+    `init`: a model directory to begin from, with a fresh optimizer; its first stage has to be this run's.
     """
 
     model: PriorConfig
@@ -98,6 +128,11 @@ class PriorRun:
     condition: Literal["auto", "text", "class", "none"] = "auto"
     train: OptimConfig = field(default_factory=OptimConfig)
     dropout: float = 0.1
+    init: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise InputError(f"dropout is {self.dropout}: expected a share from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -110,3 +145,13 @@ class RunConfig:
     prior: PriorRun
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed is {self.seed}: expected from 0 to {MAX_SEED}.")
+
+
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise InputError(f"{name} is {getattr(config, name)}: expected {least} or more.")

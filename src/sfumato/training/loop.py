@@ -124,13 +124,13 @@ class Trainer:
         for name in names:
             state.optimizers[name].zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
-        for part in _split(batch, config.accumulate):
+        for part, share in _split(batch, config.accumulate):
             for name in names:
                 with autocast(config, self.device):
                     loss = task.loss(name, part, step, rng)
-                (loss.total / config.accumulate).backward()
+                (loss.total * share).backward()
                 for key, value in {**loss.parts, f"{name}/total": loss.total.detach()}.items():
-                    values[key] = values.get(key, torch.zeros((), device=self.device)) + value.float() / config.accumulate
+                    values[key] = values.get(key, torch.zeros((), device=self.device)) + value.float() * share
         for name in names:
             values[f"{name}/grad_norm"] = self._clip(name)
         numbers = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))  # the step's one wait
@@ -168,8 +168,10 @@ class Trainer:
             )
 
 
-def _split(batch: Batch, parts: int) -> list[Batch]:
+def _split(batch: Batch, parts: int) -> list[tuple[Batch, float]]:
+    """The batch in at most `parts` parts, each with its share of the pictures."""
     if parts == 1:
-        return [batch]
-    pieces = {name: tensor.chunk(parts) for name, tensor in batch.items()}
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(min(map(len, pieces.values())))]
+        return [(batch, 1.0)]
+    names, pieces = list(batch), zip(*(tensor.tensor_split(parts) for tensor in batch.values()), strict=True)
+    count = len(next(iter(batch.values())))
+    return [(dict(zip(names, piece, strict=True)), len(piece[0]) / count) for piece in pieces]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.first_stages.base import FirstStage
-from sfumato.io.files import machine_errors
+from sfumato.io.files import write_bytes
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.metrics.image import psnr, ssim
 from sfumato.training.pixels import to_bytes, to_unit
@@ -81,8 +82,6 @@ def as_rgb(picture: Tensor) -> np.ndarray:
 
 def save_sheet(path: Path, page: np.ndarray) -> None:
     """Write a sheet as PNG, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with machine_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(page).save(temporary, "PNG")
-        temporary.replace(path)
+    buffer = io.BytesIO()
+    Image.fromarray(page).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())

@@ -7,6 +7,7 @@ Each part is done once; calling again continues, or does nothing. What a change 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -25,12 +26,13 @@ from sfumato.config import to_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
-from sfumato.io.files import machine_errors, read_json, write_json
-from sfumato.io.pretrained import save_pretrained
+from sfumato.io.files import machine_errors, read_json, remove_leftovers, write_json
+from sfumato.io.pretrained import read_config, save_pretrained
 from sfumato.io.weights import load_strictly, read_weights, save_weights
 from sfumato.model import LatentModel
 from sfumato.training import latents, report
 from sfumato.training.card import card
+from sfumato.training.check import check
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.loop import Outcome, Trainer
 from sfumato.training.pixels import PixelSource, fits
@@ -39,6 +41,7 @@ from sfumato.training.progress import Reporter
 from sfumato.training.sampler import SampleSheet
 from sfumato.training.signals import StopFlag
 from sfumato.training.stages import Stage, key
+from sfumato.training.start import start_first_stage, start_part
 from sfumato.training.tasks.autoencoder import AutoencoderTask
 from sfumato.training.tasks.base import Task
 from sfumato.training.tasks.diffusion import DiffusionTask
@@ -71,7 +74,7 @@ class Run:
 
     def _first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
         part = self.config.first_stage
-        stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train), part.train.steps)
+        stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
         first = build_first_stage_seeded(self.config).to(self.device)
         if not isinstance(first, KLFirstStage):
             return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
@@ -85,6 +88,8 @@ class Run:
 
     def _train_first_stage(self, first: KLFirstStage, stage: Stage, weights: Path) -> dict[str, Any]:
         part = self.config.first_stage
+        if part.init:
+            start_first_stage(first, part.init)
         reporter = self._reporter(stage)
         resident = self._resident()
         source = PixelSource(self.data.train, resident, self.device, self.config.seed, self.config.data.flip)
@@ -132,12 +137,14 @@ class Run:
     def _prior(self, first: FirstStage, cached: latents.Cached, first_results: dict[str, Any], latent_key: str) -> Path:
         config, part = self.config, self.config.prior
         stage = Stage(
-            self.out / "prior", key(latent_key, part.model, part.conditioner, part.dropout, part.train), part.train.steps
+            self.out / "prior",
+            key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init),
+            part.train.steps,
         )
         stage.open()
         target = self.out / "model"
         results = stage.results()
-        if results is not None and (target / "manifest.json").is_file():
+        if results is not None and self._is_saved(target):
             return target
         reporter = self._reporter(stage)
         torch.manual_seed(config.seed + 1)
@@ -145,6 +152,9 @@ class Run:
         prior = build_prior(part.model, first)
         prepared, counts = prepared_conditions(conditioner, self.data.train)
         source = cached.source(prepared, counts, self.device, config.seed)
+        if part.init:
+            start_part(prior, part.init, "prior")
+            start_part(conditioner, part.init, "conditioner")
         prior, conditioner = prior.to(self.device), conditioner.to(self.device)
         task = DiffusionTask(prior, conditioner, source, part.dropout)
         with _closing(reporter):
@@ -160,10 +170,17 @@ class Run:
 
             headline = f"prior: {_count(prior):,} parameters, conditioner: {_count(conditioner):,}"
             outcome = self._train(trainer, on_sample, headline)
-        results = {"steps": outcome.step, "images_per_second": _rate(outcome)}
+        results = results or {"steps": outcome.step, "images_per_second": _rate(outcome)}
         self._finish_model(model, target, first_results, results)
         stage.finish(results)
         return target
+
+    def _is_saved(self, target: Path) -> bool:
+        """Whether the model is there with this config's name and sampling defaults, which take no training."""
+        if not (target / "manifest.json").is_file():
+            return False
+        _, defaults, name = read_config(target)
+        return (defaults, name) == (self.config.sampling, self.config.name)
 
     def _finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
         config = self.config
@@ -234,7 +251,9 @@ def prepare_module(module: nn.Module, config: OptimConfig) -> None:
 def resolve(config: RunConfig, data: Path) -> tuple[RunConfig, Prepared]:
     """The config that fits the data, without writing anything."""
     prepared = prepare_data(data, config.data, None)
-    return adapt(config, prepared)[0], prepared
+    resolved = adapt(config, prepared)[0]
+    check(resolved)
+    return resolved, prepared
 
 
 def parameter_counts(config: RunConfig) -> dict[str, int]:
@@ -256,9 +275,12 @@ def train(
 
     Raises `Stopped` after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
     """
+    if out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"--out {out} lies inside --data {data}, whose pictures it would join; give another folder.")
     with machine_errors(out), _locked(out), StopFlag(minutes) as stop:
         prepared = prepare_data(data, config.data, out)
         resolved, tokenizer = adapt(config, prepared)
+        check(resolved)
         if not quiet:
             print("\n".join(prepared.summary["lines"]), file=sys.stderr)
         write_json(out / "config.json", to_dict(resolved))
@@ -268,11 +290,18 @@ def train(
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """One run at a time in a folder; a lock whose process died is free."""
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "run.lock").exists() and not (out / "config.json").exists():
+    if os.path.isdir(out) and any(out.iterdir()) and not (out / "run.lock").exists() and not (out / "config.json").exists():
         raise InputError(f"--out {out} holds other files and no run; give a new or empty folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError):
+        raise InputError(f"--out {out} lies below a file; give a folder.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"--out {str(out)[:100]}... is too long a name; give a shorter one.") from None
+        raise
     lock = FileLock(out / "run.lock")
     try:
         lock.acquire(timeout=0)
@@ -281,6 +310,7 @@ def _locked(out: Path) -> Iterator[None]:
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         raise InputError(f"{out} is in use by {who}; wait for it, stop it, or give another --out.") from None
     try:
+        remove_leftovers(out)
         write_json(out / "run.json", {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:

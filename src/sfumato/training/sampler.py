@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import unknown
 from sfumato.io.pretrained import SamplingDefaults
@@ -23,7 +24,10 @@ def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
     if defaults.sampler not in SAMPLERS:
         raise unknown("sampler", defaults.sampler, SAMPLERS)
     guidance = Guidance(defaults.guidance_interval, defaults.guidance_rescale)
-    return DiffusionSettings(SAMPLERS[defaults.sampler], defaults.steps, guidance=guidance)
+    if defaults.spacing is not None and defaults.spacing not in [s.value for s in Spacing]:
+        raise unknown("spacing", defaults.spacing, [s.value for s in Spacing])
+    spacing = None if defaults.spacing is None else Spacing(defaults.spacing)
+    return DiffusionSettings(SAMPLERS[defaults.sampler], defaults.steps, spacing, guidance)
 
 
 class SampleSheet:

@@ -1,0 +1,1 @@
+"""Evaluation: protocols over metrics, with intervals, floors and a manifest."""

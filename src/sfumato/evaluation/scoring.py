@@ -1,0 +1,55 @@
+"""The features that score: MobileNetV2's last shipped block, pooled.
+
+Every picture is resized to one square, run through the network and averaged over places: 96 numbers (twice that for RGBA, which
+is looked at on two backgrounds). Distances in them are named FD-MobileNetV2 and KD-MobileNetV2; they are no FID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.evaluation.data import batches, to_unit
+from sfumato.features.mobilenet import MobileNetV2Features, asset_sha256, load_mobilenet
+from sfumato.features.views import resize_square
+
+OnBatch = Callable[[int, int], None]
+"""Called with how many pictures are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """layer: of `MobileNetV2Features`. resize: side in pixels before the network (bicubic, antialiased), None for native.
+
+    128 tells drawings of different concepts apart as well as 224 does, for a third of the work.
+    """
+
+    layer: str = "block10"
+    resize: int | None = 128
+
+    def __post_init__(self) -> None:
+        if self.layer not in MobileNetV2Features.names:
+            raise ValueError(f"no layer {self.layer!r} in {MobileNetV2Features.names}")
+
+    def describe(self) -> dict[str, Any]:
+        """What a report has to say of the extractor."""
+        return {"network": "MobileNetV2", "sha256": asset_sha256(), "pooling": "mean", "interpolation": "bicubic"} | asdict(
+            self
+        )
+
+    @torch.inference_mode()
+    def __call__(
+        self, pixels: Tensor, device: torch.device | str = "cpu", batch_size: int = 32, on_batch: OnBatch | None = None
+    ) -> Tensor:
+        """(N, C, H, W) uint8 -> (N, D) fp32 features on the CPU."""
+        network, found = load_mobilenet(device), []
+        for part in batches(len(pixels), batch_size):
+            x = resize_square(to_unit(pixels[part].to(device)), self.resize)
+            found.append(network(x, (self.layer,))[self.layer].mean((2, 3)).cpu())
+            if on_batch is not None:
+                on_batch(part.stop, len(pixels))
+        return torch.cat(found)

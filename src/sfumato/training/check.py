@@ -1,0 +1,43 @@
+"""What can be known to fail before anything is trained: sizes that do not divide, unknown samplers, missing weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfumato.diffusion.grids import times
+from sfumato.diffusion.schedule import make_schedule
+from sfumato.errors import InputError
+from sfumato.first_stages.kl import KLConfig
+from sfumato.networks.patchgan import PatchGANConfig
+from sfumato.training.config import FirstStageLossConfig, RunConfig
+from sfumato.training.sampler import settings_of
+
+
+def check(config: RunConfig) -> None:
+    """Raises `InputError` for the first part of a resolved config that does not go with another."""
+    size, first, prior = config.data.size, config.first_stage, config.prior.model
+    factor = first.model.network.factor if isinstance(first.model, KLConfig) else 1
+    whole = factor * prior.network.factor
+    if size % whole:
+        raise InputError(
+            f"data.size is {size}: expected a multiple of {whole}, since the first stage shrinks by {factor} and the "
+            f"prior's network by {prior.network.factor} more; {max(whole, size // whole * whole)} would do."
+        )
+    if isinstance(first.model, KLConfig):
+        _check_loss(first.loss, size)
+    settings = settings_of(config.sampling)
+    times(settings.spacing or settings.sampler.spacing, make_schedule(prior.schedule), settings.num_steps)
+
+
+def _check_loss(loss: FirstStageLossConfig, size: int) -> None:
+    smallest = PatchGANConfig(num_layers=loss.discriminator_layers).smallest
+    if loss.gan_start != "never" and loss.gan_weight > 0 and size < smallest:
+        raise InputError(
+            f"first_stage.loss.discriminator_layers is {loss.discriminator_layers}, which needs pictures of {smallest} or more "
+            f"pixels a side, and data.size is {size}; set fewer layers, or first_stage.loss.gan_start=never."
+        )
+    if loss.perceptual == "lpips":
+        for name in ("lpips_vgg", "lpips_heads"):
+            path = getattr(loss, name)
+            if not path or not Path(path).is_file():
+                raise InputError(f"first_stage.loss.{name} is {path!r}: expected the path of a weights file.")
