@@ -1,6 +1,6 @@
 """Training speed of both stages of a recipe, and its share of the device's measured matrix rate.
 
-    python benchmarks/training_speed.py [--recipe emoji] [--seconds 8] [--out FILE.json]
+    python benchmarks/training_speed.py [--recipe emoji] [--seconds 8] [--profile] [--out FILE.json]
 
 The pictures are noise that lies on the device, so that nothing but the training step is timed. Operations are counted
 by PyTorch's counter over one eager step (forward and backward of every loss of that step) and divided by the time of
@@ -93,7 +93,19 @@ def prior_task(config: RunConfig, device: torch.device) -> Task:
     return DiffusionTask(prior, conditioner.to(device), source, config.prior.dropout)
 
 
-def measure(task: Task, config: OptimConfig, device: torch.device, seconds: float) -> dict[str, Any]:
+def print_profile(trainer: Trainer, first_step: int, device: torch.device) -> None:
+    """The operations that three steps spend most time in."""
+    activity = torch.profiler.ProfilerActivity
+    kinds = [activity.CPU, activity.CUDA] if device.type == "cuda" else [activity.CPU]
+    with torch.profiler.profile(activities=kinds) as profile:
+        for step in range(first_step, first_step + 3):
+            trainer._step(step)
+        synchronize(device)
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(profile.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=70), file=sys.stderr)
+
+
+def measure(task: Task, config: OptimConfig, device: torch.device, seconds: float, profile: bool) -> dict[str, Any]:
     """Images a second after warm-up, operations an image and the first step's time."""
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -115,6 +127,8 @@ def measure(task: Task, config: OptimConfig, device: torch.device, seconds: floa
             count += 1
         synchronize(device)
         rate = count * config.batch_size / (time.perf_counter() - start)
+        if profile:
+            print_profile(trainer, 6 + count, device)
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
     return {"images_per_second": rate, "gflop_per_image": flops / 1e9, "warm_up_seconds": warm, "peak_gib": peak}
 
@@ -125,6 +139,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="emoji", choices=list(RECIPES))
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--profile", action="store_true", help="print where the time of a step goes, on standard error")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -149,7 +164,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         with contextlib.redirect_stdout(sys.stderr):
-            found = measure(make(), optim, device, args.seconds)
+            found = measure(make(), optim, device, args.seconds, args.profile)
         share = found["images_per_second"] * found["gflop_per_image"] * 1e9 / rate
         table[stage] = {**found, "share": share}
         print(

@@ -151,3 +151,11 @@ def test_optimization_out_of_range(field: str, value: Any) -> None:
     message = fails(RunConfig, data)
     assert field in message
     assert "expected" in message
+
+
+def test_a_missing_field_is_named() -> None:
+    assert fails(Tree, {"name": "x"}) == "config: the field leaf is missing; give it."
+
+
+def test_a_long_wrong_value_is_shortened() -> None:
+    assert len(fails(Tree, {"leaf": {"number": "9" * 5000}})) < 200

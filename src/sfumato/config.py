@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from sfumato.errors import InputError, unknown
 
 T = TypeVar("T")
+LONGEST = 80  # characters of a wrong value that a message repeats
 
 
 def to_dict(config: Any) -> Any:
@@ -132,12 +133,17 @@ def _parse_dataclass(kind: Any, data: Any, path: str) -> Any:
         if key not in names:
             raise unknown("field", where, [f"{path}.{n}".lstrip(".") for n in names])
         values[key] = _parse(hints[key], value, where)
+    missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _is_required(f)]
+    if missing:
+        raise InputError(f"{path or 'config'}: the field {missing[0]} is missing; give it.")
     try:
         return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{path or kind.__name__}: {error}.") from None
     except InputError as error:
-        raise InputError(f"{path or kind.__name__}: {error}") from None
+        raise InputError(f"{path}: {error}" if path else str(error)) from None
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _parse_plain(kind: Any, data: Any, path: str) -> Any:
@@ -160,4 +166,6 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 
 def _wrong(path: str, data: Any, expected: str) -> InputError:
-    return InputError(f"{path or 'config'}: got {data!r}, expected {expected}.")
+    shown = repr(data)
+    shown = shown if len(shown) <= LONGEST else shown[:LONGEST] + "..."
+    return InputError(f"{path or 'config'}: got {shown}, expected {expected}.")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_SHOWN = 12
+
 
 class SfumatoError(Exception):
     """Base of all errors that the command line turns into one line."""
@@ -29,13 +31,18 @@ class MachineError(SfumatoError, RuntimeError):
     exit_code = 3
 
 
-def unknown(what: str, given: str, options: Iterable[str]) -> InputError:
+def unknown(what: str, given: str, options: Iterable[str], otherwise: str = "") -> InputError:
     """An `InputError` for an unknown name, with the nearest known one.
 
     Example: `unknown("sampler", "dimm", ["ddim", "euler"])` reads
-    "unknown sampler 'dimm': did you mean 'ddim'? Known: ddim, euler."
+    "unknown sampler 'dimm': did you mean 'ddim'? Known: ddim, euler." Of many options the nearest are shown.
+    `otherwise` says what else would do, after the names.
     """
     known = sorted(options)
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    hint = f" did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {what} {given!r}:{hint} Known: {', '.join(known)}.")
+    near = difflib.get_close_matches(given, known, n=MOST_SHOWN, cutoff=0.5)
+    hint = f": did you mean '{near[0]}'?" if near else "."
+    also = f", {otherwise}" if otherwise else ""
+    if len(known) <= MOST_SHOWN:
+        return InputError(f"unknown {what} {given!r}{hint} Known: {', '.join(known)}{also}.")
+    shown = near if len(near) > 1 else known[:MOST_SHOWN]
+    return InputError(f"unknown {what} {given!r}{hint} Among the {len(known)} known: {', '.join(shown)}{also}.")

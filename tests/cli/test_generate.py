@@ -130,6 +130,8 @@ WRONG = [
     (["cat", "--film", "x.jpg"], "film"),
     (["cat", "--film", "x.gif", "--num", "65"], "film"),
     (["cat", "--film", "x.png", "--grid", "x.png"], "different names"),
+    (["cat", "--out", "x.png", "--grid", "x.png"], "out and grid: both are 'x.png'"),
+    (["cat", "--out", "x.png", "--film", "./x.png", "--overwrite"], "out and film: both are 'x.png'"),
     (["cat", "--out", "x.jpg"], "out"),
     (["cat", "--from", "none.png"], "No such file"),
     (["cat", "--from", "."], "directory"),

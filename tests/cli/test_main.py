@@ -204,3 +204,15 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         )
     assert result.returncode == 141
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("stream", "other"), [("1", "2"), ("2", "1")])
+def test_a_stream_closed_at_the_start(stream: str, other: str) -> None:
+    """`>&-`: nothing breaks, and what belonged there does not go into the other stream."""
+    command = f'"{sys.executable}" -m sfumato "$1" {stream}>&-'
+    for argument, code in (("--version", 0), ("nope", 2)):
+        result = subprocess.run(["sh", "-c", command, "sh", argument], capture_output=True, text=True, check=False, timeout=60)
+        assert result.returncode == code
+        shown = result.stderr if other == "2" else result.stdout
+        assert bool(shown) == ((argument == "nope") == (other == "2"))
+        assert "NoneType" not in shown

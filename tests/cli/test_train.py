@@ -100,6 +100,11 @@ def test_dry_run_counts_what_is_trained(data: Path, capsys: pytest.CaptureFixtur
     ("sampling.steps=1000000000", "steps"), ("sampling.guidance=NaN", "sampling.guidance"),
     ("seed=-1", "seed is -1"), ("seed=1180591620717411303424", "seed is 1180591620717411303424"),
     ("no-equals-sign", "FIELD=VALUE"),
+    ("data.size=1000000", "size is 1000000: expected 8192 or less"),
+    ("prior.train.batch_size=1000000000", "expected 65536 or less"),
+    ("prior.train.steps=1" + "0" * 400, "steps is a whole number of about 401 digits: expected 1000000000 or less"),
+    ("seed=" + "[" * 1000, "..., expected a whole number"),
+    ("name=../../x", "expected a plain name"), ("name=", "expected a plain name"), ("name=..", "expected a plain name"),
 ])  # fmt: skip
 def test_wrong_fields(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, words: str) -> None:
     for extra in ([], ["--dry-run"]):
@@ -172,3 +177,18 @@ def test_a_full_disk_is_exit_code_3(data: Path, capsys: pytest.CaptureFixture[st
         assert "No space left" in line
         assert main(["train", "tiny", "--data", str(data), "--out", f"run{at}", "--quiet", *SETS]) == 0
         assert capsys.readouterr().out == f"run{at}/model\n"
+
+
+@pytest.mark.parametrize("minutes", ["soon", "-1", "nan"])
+def test_minutes_that_are_none(data: Path, capsys: pytest.CaptureFixture[str], minutes: str) -> None:
+    assert f"--stop-after: got '{minutes}', expected minutes" in refused(capsys, "tiny", "--data", data, "--stop-after", minutes)
+
+
+def test_half_a_config(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("half.json").write_text('{"name": "x"}')
+    assert "the field data is missing" in refused(capsys, "half.json", "--data", data)
+
+
+def test_an_unknown_recipe_is_told_what_else_would_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "tinny", "--data", data).endswith("tiny, or the path of a config.json.\n")
+    assert refused(capsys, "nope", "--data", data).startswith("sfumato: unknown recipe 'nope'. Known: emoji, ")

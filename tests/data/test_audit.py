@@ -1,5 +1,6 @@
 """The audit of a folder, and the data set made of what it leaves."""
 
+import errno
 import json
 
 import numpy as np
@@ -164,3 +165,18 @@ def test_too_large_for_memory_is_said(classes, monkeypatch):
     monkeypatch.setattr(torch, "empty", refuse)
     with pytest.raises(MachineError, match="3 pictures need"):
         ImageDataset(scan(classes).records, 8).load_all()
+
+
+def test_a_full_disk_leaves_no_half_list(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.png").write_bytes(saved(picture(), "PNG"))
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sfumato.data.audit.os.replace", full)
+    with pytest.raises(MachineError, match="No space left"):
+        audit(tmp_path / "in", tmp_path / "out" / "bad.jsonl")
+    assert list((tmp_path / "out").iterdir()) == []

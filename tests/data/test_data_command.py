@@ -34,23 +34,38 @@ def test_audit(folder, tmp_path, capsys):
         (["emoji", "x", "--size", "1"], "size 1"),
         (["emoji", "x", "--size", "big"], "--size"),
         (["pack", "nothing-here", "a.tar"], "no such folder"),
+        (["pack", "..", "."], "a folder; give the name"),
+        (["pack", "../pictures", "a.tar", "--size", "1000000"], "expected 1 to 8192"),
         (["audit", "x", "--max-badd", "1"], "--max-bad"),
         ([], "ACTION"),
     ],
 )
-def test_mistakes_are_one_line(argv, words, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_mistakes_are_one_line(argv, words, capsys, folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     assert main(["data", *argv]) == 2
     err = capsys.readouterr().err
     assert words in err
     assert len(err.strip().splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_pack(folder, tmp_path, capsys):
     assert main(["data", "pack", str(folder), str(tmp_path / "a.tar"), "--size", "16"]) == 0
     assert "a.tar" in capsys.readouterr().out
     assert len(scan(tmp_path / "a.tar").records) == 3
+
+
+def test_pack_leaves_what_is_there(folder, tmp_path, capsys):
+    target = tmp_path / "new" / "a.tar"
+    target.parent.mkdir()
+    target.write_text("mine")
+    assert main(["data", "pack", str(folder), str(target), "--size", "16"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+    assert main(["data", "pack", str(folder), str(target), "--size", "16", "--overwrite"]) == 0
+    assert len(scan(target).records) == 3
+    assert [p.name for p in target.parent.iterdir()] == ["a.tar"]
 
 
 def test_emoji(tmp_path, capsys, monkeypatch):

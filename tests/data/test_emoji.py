@@ -293,7 +293,7 @@ def test_build(cache, tmp_path):
         "file_name": "images/fluent-3d/1F409.png", "text": "dragon, 3D style", "texts": 0, "hexcode": "1F409",
         "style": "fluent-3d", "label": "dragon", "tags": ["animal", "fairy", "tale"],
         "group": "animals-nature", "subgroup": "animal-reptile",
-        "tone": [], "split": 0,
+        "tone": [], "family": "1F409", "split": 0,
     }  # fmt: skip
     assert "CC BY-SA 4.0" in (tmp_path / "set" / "NOTICE").read_text()
     assert seen[-1] == ("rendering", 8, 8)

@@ -158,7 +158,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"\x00", b"[1,", b"nope"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"\x00", b"[1,", b"nope", b"[" * 100_000, b"1" * 5000])
 def test_read_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     with pytest.raises(InputError, match="no such file"):
@@ -166,6 +166,18 @@ def test_read_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.json"):
         read_json(path)
+
+
+def test_a_folder_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        read_json(tmp_path)
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path: Path) -> None:
+    """As Python spells the file name b"caf\\xe9": json would write a character that UTF-8 does not have."""
+    write_json(tmp_path / "x.json", {"name": "caf\udce9 é 犬"})
+    assert read_json(tmp_path / "x.json") == {"name": "caf\udce9 é 犬"}
+    assert "é 犬" in (tmp_path / "x.json").read_text("utf-8")
 
 
 def test_manifest_lists_every_file(tmp_path: Path) -> None:

@@ -230,3 +230,14 @@ def test_failing_save_leaves_the_old_model(model: LatentModel, copy: Path) -> No
                 assert disk.count < at
         load_pretrained(copy)
         assert [p.name for p in copy.parent.iterdir()] == ["copy"]
+
+
+def test_a_tokenizer_that_is_no_text(copy: Path) -> None:
+    (copy / "tokenizer.json").write_bytes(b"\xff\xfe\x00")
+    sign(copy)
+    refused(copy, r"tokenizer\.json is not UTF-8")
+
+
+def test_an_unknown_spacing(copy: Path) -> None:
+    change_config(copy, sampling={"spacing": "linspce"})
+    refused(copy, "sampling: unknown spacing 'linspce'")

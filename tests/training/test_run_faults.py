@@ -178,6 +178,8 @@ def test_an_unwritable_place_is_the_machines_fault(data: Path, tmp_path: Path, m
     ("sampling.sampler=dpm", "sampler"),
     ("sampling.steps=0", "steps"),
     ("sampling.spacing=linspce", "spacing"),
+    ("first_stage.init=nope", "first_stage.init: unknown model 'nope'"),
+    ("prior.init=nope", "prior.init: unknown model 'nope'"),
     ("data.background=puce", "background"),
     ("data.channels=2", "channels"),
     ("first_stage.loss.perceptual=lpips", "lpips_vgg"),
@@ -185,7 +187,33 @@ def test_an_unwritable_place_is_the_machines_fault(data: Path, tmp_path: Path, m
 def test_what_cannot_work_is_said_before_training(data: Path, tmp_path: Path, change: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         go(small_config(change), data, tmp_path / "run")
-    assert not (tmp_path / "run" / "first_stage").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_folder_leaves_no_run(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="0 pictures"):
+        go(small_config(), tmp_path / "empty", tmp_path / "run")
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+def test_the_list_of_bad_files_stays(data: Path, tmp_path: Path) -> None:
+    """The message names it."""
+    bad = Path(shutil.copytree(data, tmp_path / "pictures"))
+    for index in range(50):
+        (bad / f"bad{index}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="unreadable"):
+        go(small_config(), bad, tmp_path / "run")
+    assert (tmp_path / "run" / "audit" / "bad_files.jsonl").read_text().count("\n") == 50
+
+
+def test_a_name_that_is_not_utf8(data: Path, tmp_path: Path) -> None:
+    odd = Path(shutil.copytree(data, tmp_path / "pictures"))
+    picture = next(odd.rglob("*.png"))
+    for name in (b"caf\xe9.png", b"caf\xe9 2.png"):  # equal pixels: the report names them
+        shutil.copy(picture, os.fsencode(odd) + b"/" + name)
+    with pytest.raises(Stopped):
+        go(small_config(), odd, tmp_path / "run", minutes=0)
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sfumato.errors import InputError
+
 HELP = "build the emoji data set, look over a folder of pictures, or pack one into a shard"
 
 _STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat")
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("file", type=Path, help="the .tar to write")
     pack.add_argument("--size", type=int, help="side to resize to (default: as they are)")
     pack.add_argument("--format", default="webp", help="webp, or bmp (raw, for a compressor over the whole archive)")
+    pack.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     pack.add_argument("--quality", type=int, help="lossy WebP quality 1 to 100 (default: lossless)")
 
 
@@ -70,6 +73,8 @@ def _audit(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from sfumato.data.shards import pack
 
+    if args.file.is_file() and not args.overwrite:
+        raise InputError(f"{args.file} exists; choose another name, or add --overwrite.")
     with _bar() as step:
         num_bytes = pack(
             args.directory, args.file, args.size, args.quality, args.format, progress=lambda d, t: step("packing", d, t)

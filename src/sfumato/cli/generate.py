@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,8 +79,8 @@ def plan(args: argparse.Namespace) -> Plan:
     draft = _draft(args, source)
     grid = None if args.grid is None else checked_file("grid", args.grid, SHEET_FORMATS, args.overwrite)
     film = None if args.film is None else checked_file("film", args.film, FILM_FORMATS, args.overwrite)
-    if grid is not None and grid == film:
-        raise InputError(f"grid and film: both are {shorten(str(grid))}; give them different names.")
+    out = destination(args.out, args.overwrite)
+    _check_different(draft, out, grid, film)
     if args.film is not None:
         check_count(max(len(draft.prompts), 1) * draft.num)
     if args.device.partition(":")[0] not in DEVICES:
@@ -89,12 +90,22 @@ def plan(args: argparse.Namespace) -> Plan:
         model=None if args.model is None else str(checked_path("model", args.model)),
         source=source,
         device=args.device,
-        out=destination(args.out, args.overwrite),
+        out=out,
         grid=grid,
         film=film,
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
+
+
+def _check_different(draft: Draft, out: Destination, grid: Path | None, film: Path | None) -> None:
+    """Raise `InputError` when two outputs would have one name."""
+    count = max(len(draft.prompts), 1) * draft.num
+    picture = out.directory / f"{out.stem}.png" if out.stem is not None and count == 1 else None
+    named = [(name, path) for name, path in (("out", picture), ("grid", grid), ("film", film)) if path is not None]
+    for (first, path), (second, other) in itertools.combinations(named, 2):
+        if path == other:
+            raise InputError(f"{first} and {second}: both are {shorten(str(path))}; give them different names.")
 
 
 def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:

@@ -60,6 +60,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and never raises for what users and machines do."""
+    _open_closed_streams()
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -75,6 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SFUMATO_DEBUG"):
             raise
         return _explain(error)
+
+
+def _open_closed_streams() -> None:
+    """Streams closed by the caller (`>&-`) are None in Python, and print then goes elsewhere: let them lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # lives as long as the process
 
 
 def _dispatch(argv: list[str]) -> int:

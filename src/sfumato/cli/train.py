@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -34,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _minutes(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not value >= 0:
-        raise ValueError(text)
+        raise InputError(f"--stop-after: got {text[:40]!r}, expected minutes, 0 or more.")
     return value
 
 
@@ -80,7 +84,7 @@ def read_config(recipe: str, assignments: list[str]) -> RunConfig:
     elif Path(recipe).suffix == ".json" or os.path.isfile(recipe):
         data = read_json(Path(recipe))
     else:
-        raise unknown("recipe", recipe, [*RECIPES, "or the path of a config.json"])
+        raise unknown("recipe", recipe[:200], RECIPES, "or the path of a config.json")
     return from_dict(RunConfig, override(data, assignments))
 
 

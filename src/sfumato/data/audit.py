@@ -7,6 +7,7 @@ stop the audit: then something else is wrong than a few broken files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -136,16 +137,18 @@ def _look(record: Record, max_pixels: int) -> _Looked:
 
 
 def _write_bad(path: Path, bad: list[BadFile]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if not bad:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
             stream.writelines(json.dumps({"file": item.name, "reason": item.reason}) + "\n" for item in bad)
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise MachineError(f"cannot write {path}: {error.strerror}; free space or choose another place.") from None
 
 

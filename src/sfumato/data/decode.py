@@ -21,6 +21,7 @@ from sfumato.errors import InputError, unknown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 8192  # of a resized picture
 MAX_FILE_BYTES = 512 << 20
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
 CROPS = ("center", "pad")
@@ -58,8 +59,8 @@ class Target:
             raise unknown("background", self.background, BACKGROUNDS)
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
-        if self.size is not None and min(self.height_width) < 1:
-            raise InputError(f"size {self.size}: expected at least 1 pixel.")
+        if self.size is not None and not 1 <= min(self.height_width) <= max(self.height_width) <= MAX_SIDE:
+            raise InputError(f"size {self.size}: expected 1 to {MAX_SIDE} pixels a side.")
 
     @property
     def height_width(self) -> tuple[int, int]:

@@ -168,6 +168,11 @@ def _write_metadata(root: Path, emojis: list[Emoji], digests: dict[tuple[str, st
     return dict(counts)
 
 
+def family(hexcode: str) -> str:
+    """The code of the concept without skin tones and variation selectors: what all its tones and styles share."""
+    return "-".join(code for code in hexcode.split("-") if code != "FE0F" and not 0x1F3FB <= int(code, 16) <= 0x1F3FF)
+
+
 def _row(emoji: Emoji, style: str, split: str) -> dict[str, object]:
     return {
         "file_name": f"images/{style}/{emoji.hexcode}.png",
@@ -180,5 +185,6 @@ def _row(emoji: Emoji, style: str, split: str) -> dict[str, object]:
         "group": emoji.group,
         "subgroup": emoji.subgroup,
         "tone": list(emoji.tone),
+        "family": family(emoji.hexcode),
         "split": split,
     }

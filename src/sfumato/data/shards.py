@@ -130,8 +130,11 @@ def pack(
     if not folder.records:
         raise InputError(f"{folder.root}: 0 pictures to pack.")
     target = Path(file)
-    temporary = target.with_name(target.name + ".tmp")
+    if target.is_dir() or not target.name:
+        raise InputError(f"{target}: a folder; give the name of the .tar file to write.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with (
             ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
             tarfile.open(temporary, "w:", format=tarfile.PAX_FORMAT) as archive,

@@ -58,8 +58,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON atomically."""
-    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write indented JSON atomically. Lone surrogates (file names that are not UTF-8) are written as JSON's own escapes."""
+    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
@@ -68,7 +68,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"no such file: {path}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; expected a JSON file.") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers of thousands of digits, brackets without end
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew.") from None
 
 

@@ -11,6 +11,7 @@ import torch
 
 from sfumato.build import ModelConfig, build_model
 from sfumato.config import from_dict, to_dict
+from sfumato.diffusion.grids import Spacing
 from sfumato.errors import InputError, unknown
 from sfumato.io.files import MANIFEST, check_manifest, new_directory, read_json, write_bytes, write_json
 from sfumato.io.weights import load_strictly, read_weights, save_weights
@@ -34,6 +35,10 @@ class SamplingDefaults:
     guidance: float = 4.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None and self.spacing not in [s.value for s in Spacing]:
+            raise unknown("spacing", self.spacing, [s.value for s in Spacing])
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def find_model(name_or_path: str | Path) -> Path:
     except (OSError, ValueError):  # no path can have this name: too long, a NUL
         found = None
     if found is None:
-        raise unknown("model", str(name_or_path)[:200], [*shipped_models(), "or the path of a model directory"])
+        raise unknown("model", str(name_or_path)[:200], shipped_models(), "or the path of a model directory")
     return found
 
 
@@ -133,12 +138,19 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     except (KeyError, TypeError):
         raise InputError(f"{path / MANIFEST} has no hash of {WEIGHTS}; the folder is damaged, restore it.") from None
     config, defaults, name = read_config(path)
-    tokenizer = (path / TOKENIZER).read_text("utf-8") if (path / TOKENIZER).is_file() else None
+    tokenizer = _read_tokenizer(path / TOKENIZER)
     model = build_model(config, tokenizer)
     load_strictly(model, read_weights(path / WEIGHTS), str(path / WEIGHTS))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(model.eval().to(device), config, defaults, name, digest[:10], path)
+
+
+def _read_tokenizer(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8") if path.is_file() else None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; the file is damaged, restore it.") from None
 
 
 def with_defaults(loaded: LoadedModel, **changes: Any) -> LoadedModel:

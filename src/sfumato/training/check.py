@@ -8,6 +8,7 @@ from sfumato.diffusion.grids import times
 from sfumato.diffusion.schedule import make_schedule
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
+from sfumato.io.pretrained import find_model
 from sfumato.networks.patchgan import PatchGANConfig
 from sfumato.training.config import FirstStageLossConfig, RunConfig
 from sfumato.training.sampler import settings_of
@@ -25,6 +26,12 @@ def check(config: RunConfig) -> None:
         )
     if isinstance(first.model, KLConfig):
         _check_loss(first.loss, size)
+    for name, source in (("first_stage.init", first.init), ("prior.init", config.prior.init)):
+        if source and not (name == "first_stage.init" and Path(source).is_file()):
+            try:
+                find_model(source)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
     settings = settings_of(config.sampling)
     times(settings.spacing or settings.sampler.spacing, make_schedule(prior.schedule), settings.num_steps)
 

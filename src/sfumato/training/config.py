@@ -5,13 +5,18 @@ Learning rates are what was typed: nothing scales them by batch size or number o
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sfumato.build import ConditionerConfig, FirstStageConfig, PriorConfig
+from sfumato.data.decode import MAX_SIDE
 from sfumato.errors import InputError
+from sfumato.generation.limits import shorten
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.noise import MAX_SEED
+
+MAX_STEPS, MAX_BATCH_SIZE = 10**9, 2**16  # more is a slip of the finger
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "size", "channels")
+        _at_most(self, MAX_SIDE, "size")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class OptimConfig:
         _at_least(
             self, 1, "steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_bad_steps"
         )
+        _at_most(self, MAX_STEPS, "steps", "warmup_steps")
+        _at_most(self, MAX_BATCH_SIZE, "batch_size")
         _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}: expected more than 0.")
@@ -121,6 +129,8 @@ class PriorRun:
     `dropout`: share of conditions replaced by null. `condition`: what pictures are conditioned on; "auto" takes
     captions where the data has them, else classes, else nothing. The conditioner is then adapted to the data.
     `init`: a model directory to begin from, with a fresh optimizer; its first stage has to be this run's.
+    `balance_by`: a metadata field; of its values, one with n pictures is drawn n^(1 - balance) times as often as one
+    with a single picture: at 0 as often as its pictures come, at 1 all values alike. Empty: every picture once an epoch.
     """
 
     model: PriorConfig
@@ -129,8 +139,12 @@ class PriorRun:
     train: OptimConfig = field(default_factory=OptimConfig)
     dropout: float = 0.1
     init: str = ""
+    balance_by: str = ""
+    balance: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise InputError(f"balance is {self.balance}: expected from 0 (as the data is) to 1 (all values alike).")
         if not 0 <= self.dropout <= 1:
             raise InputError(f"dropout is {self.dropout}: expected a share from 0 to 1.")
 
@@ -149,6 +163,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"seed is {self.seed}: expected from 0 to {MAX_SEED}.")
+        if not re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", self.name) or self.name in (".", ".."):
+            raise InputError(f"name is {shorten(self.name)}: expected a plain name, without slashes; it names a folder.")
+
+
+def _at_most(config: Any, most: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) > most:
+            raise InputError(f"{name} is {shorten(getattr(config, name))}: expected {most} or less.")
 
 
 def _at_least(config: Any, least: int, *names: str) -> None:

@@ -93,7 +93,8 @@ class LatentSource:
     """Batches of unit latents and prepared conditions, as functions of the step; all of it on the device.
 
     `prepared` (N, V, ...) holds V variants of each picture's condition, `num_variants` (N,) how many of them count.
-    With `flipped`, moments of the mirrored pictures, half of the draws take those.
+    With `flipped`, moments of the mirrored pictures, half of the draws take those. `weights` (N,) says how often each
+    picture is drawn, with replacement; None is every picture once an epoch.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class LatentSource:
         num_variants: Tensor,
         device: torch.device,
         seed: int,
+        weights: Tensor | None = None,
     ):
+        self.weights = None if weights is None else weights.to(device)
         self.sides = [moments] if flipped is None else [moments, flipped]
         self.mean = torch.stack([m.mean for m in self.sides]).to(device)  # (S, N, C, h, w)
         logs = [m.log_variance for m in self.sides if m.log_variance is not None]
@@ -119,7 +122,10 @@ class LatentSource:
 
     def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latent samples (B, C, h, w) in unit scale, fp32, and their prepared conditions (B, ...)."""
-        index = batch_indices(len(self), batch_size, self.seed, step).to(self.device)
+        if self.weights is None:
+            index = batch_indices(len(self), batch_size, self.seed, step).to(self.device)
+        else:
+            index = torch.multinomial(self.weights, batch_size, replacement=True, generator=rng)
         side = torch.randint(len(self.sides), (batch_size,), generator=rng, device=self.device)
         z = self.mean[side, index].float()
         if self.log_variance is not None:
@@ -147,6 +153,9 @@ class Cached:
         shift, std = scale.get("shift", torch.zeros(channels)), scale.get("scale", torch.ones(channels))
         return Cached(moments[0], moments[1] if len(moments) > 1 else None, shift, std)
 
-    def source(self, prepared: Tensor, num_variants: Tensor, device: torch.device, seed: int) -> LatentSource:
+    def source(
+        self, prepared: Tensor, num_variants: Tensor, device: torch.device, seed: int, weights: Tensor | None = None
+    ) -> LatentSource:
         """Batches of these latents with their prepared conditions."""
-        return LatentSource(self.moments, self.flipped, (self.shift, self.scale), prepared, num_variants, device, seed)
+        scale = (self.shift, self.scale)
+        return LatentSource(self.moments, self.flipped, scale, prepared, num_variants, device, seed, weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from sfumato.data.audit import audit
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import ImageFolder, Record, scan
 from sfumato.data.split import split
-from sfumato.errors import InputError
+from sfumato.errors import InputError, unknown
 from sfumato.io.files import read_json, write_json
 from sfumato.training.config import DataConfig, RunConfig
 
@@ -169,6 +170,23 @@ def prepared_conditions(conditioner: Conditioner, data: ImageDataset) -> tuple[T
     flat = [variants[min(k, len(variants) - 1)] for variants in inputs for k in range(most)]
     prepared = conditioner.prepare(flat)
     return prepared.unflatten(0, (len(data), most)), counts
+
+
+def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor | None:
+    """How often each picture (N,) is drawn, summing to 1, for `balance_by` and `balance`; None for all alike.
+
+    Raises `InputError` when no picture has that field.
+    """
+    if not field:
+        return None
+    values = [record.row.get(field) for record in data.records]
+    if all(value is None for value in values):
+        known = sorted({name for record in data.records for name in record.row})
+        raise unknown("metadata field", f"{field} of prior.balance_by", known)
+    names = [f"={value}" if value is not None else str(index) for index, value in enumerate(values)]
+    counts = Counter(names)
+    weights = torch.tensor([counts[name] ** -balance for name in names], dtype=torch.float64)
+    return (weights / weights.sum()).float()
 
 
 def conditions_of(conditioner: Conditioner, data: ImageDataset, index: int) -> list[str]:

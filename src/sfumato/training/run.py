@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from sfumato.training.check import check
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.loop import Outcome, Trainer
 from sfumato.training.pixels import PixelSource, fits
-from sfumato.training.prepare import Prepared, adapt, prepare_data, prepared_conditions
+from sfumato.training.prepare import Prepared, adapt, prepare_data, prepared_conditions, sampling_weights
 from sfumato.training.progress import Reporter
 from sfumato.training.sampler import SampleSheet
 from sfumato.training.signals import StopFlag
@@ -138,7 +139,7 @@ class Run:
         config, part = self.config, self.config.prior
         stage = Stage(
             self.out / "prior",
-            key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init),
+            key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init, part.balance_by, part.balance),
             part.train.steps,
         )
         stage.open()
@@ -151,7 +152,8 @@ class Run:
         conditioner = build_conditioner(part.conditioner, self.tokenizer)
         prior = build_prior(part.model, first)
         prepared, counts = prepared_conditions(conditioner, self.data.train)
-        source = cached.source(prepared, counts, self.device, config.seed)
+        weights = sampling_weights(self.data.train, part.balance_by, part.balance)
+        source = cached.source(prepared, counts, self.device, config.seed, weights)
         if part.init:
             start_part(prior, part.init, "prior")
             start_part(conditioner, part.init, "conditioner")
@@ -289,7 +291,8 @@ def train(
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """One run at a time in a folder; a lock whose process died is free."""
+    """One run at a time in a folder; a lock whose process died is free. A new folder goes again when its input is refused."""
+    fresh = not os.path.exists(out)
     if os.path.exists(out) and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder.")
     if os.path.isdir(out) and any(out.iterdir()) and not (out / "run.lock").exists() and not (out / "config.json").exists():
@@ -313,6 +316,11 @@ def _locked(out: Path) -> Iterator[None]:
         remove_leftovers(out)
         write_json(out / "run.json", {"pid": os.getpid(), "host": socket.gethostname()})
         yield
+    except InputError:
+        kept = (out / "config.json", out / "audit" / "bad_files.jsonl")  # a run that began; the list that a message names
+        if fresh and not any(path.exists() for path in kept):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     finally:
         lock.release()
 

@@ -24,8 +24,6 @@ def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
     if defaults.sampler not in SAMPLERS:
         raise unknown("sampler", defaults.sampler, SAMPLERS)
     guidance = Guidance(defaults.guidance_interval, defaults.guidance_rescale)
-    if defaults.spacing is not None and defaults.spacing not in [s.value for s in Spacing]:
-        raise unknown("spacing", defaults.spacing, [s.value for s in Spacing])
     spacing = None if defaults.spacing is None else Spacing(defaults.spacing)
     return DiffusionSettings(SAMPLERS[defaults.sampler], defaults.steps, spacing, guidance)
 

@@ -1,0 +1,144 @@
+"""The benchmarks run, on a model small enough for a test, and notice what they are there to notice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.generation.pipeline import Pipeline
+from tiny_models import loaded, text_config, unconditional_config, write_model
+from tiny_runs import SMALL
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    sys.modules.pop("common", None)
+
+
+@pytest.fixture
+def directory(tmp_path) -> Path:
+    return write_model(tmp_path / "tiny", text_config())
+
+
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def numbers(module: ModuleType, out: Path, *arguments: str) -> dict[str, Any]:
+    """What a script writes with --out."""
+    module.main([*arguments, "--out", str(out)])
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_names_the_command(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+    assert stop.value.code == 0
+    assert f"python benchmarks/{name}" in capsys.readouterr().out
+
+
+def test_startup(directory, tmp_path, capsys):
+    found = numbers(script("startup"), tmp_path / "out.json", "--model", str(directory), "--device=cpu", "--repeats=1")
+    assert 0 < found["import"]["median_s"] < found["load"]["median_s"]  # PyTorch is in one of them only
+    assert capsys.readouterr().out.count("\n| ") == 5  # header, line, three rows
+
+
+def test_startup_tells_of_a_process_that_fails():
+    with pytest.raises(SystemExit, match="code 3"):
+        script("common").until_line(["-c", "raise SystemExit(3)"], "ready")
+    with pytest.raises(SystemExit, match="code 4"):
+        script("common").until_end(["-c", "raise SystemExit(4)"])
+
+
+def test_generation_speed(directory, tmp_path):
+    arguments = ["--model", str(directory), "--device=cpu", "--repeats=2", "--steps=2", "--num=3", "--sampler=ddim"]
+    asked, default = numbers(script("generation_speed"), tmp_path / "out.json", *arguments)["results"]
+    assert (asked["steps"], asked["sampler"], asked["num"], asked["size"]) == (2, "ddim", 3, [16, 16])
+    assert [default["steps"], default["sampler"]] == default["defaults"] == [3, "dpmpp_2m"]
+    assert len(asked["times_s"]) == 2
+    assert min(asked["times_s"]) <= asked["median_s"] <= max(asked["times_s"])
+    assert 0.05 < asked["peak_gb"] < 4  # Python and PyTorch alone take more than 50 MB
+
+
+@pytest.mark.parametrize("config", [text_config, unconditional_config], ids=["text", "unconditional"])
+def test_determinism(config, tmp_path, capsys):
+    model = write_model(tmp_path / "tiny", config())
+    arguments = ["--model", str(model), "--device=cpu", "--samplers", "dpmpp_2m", "ddpm"]
+    module = script("determinism")
+    assert module.main([*arguments, "--out", str(tmp_path / "out.json")]) == 0
+    assert capsys.readouterr().out.count("| equal") == 10  # five ways, two samplers
+    found = json.loads((tmp_path / "out.json").read_text())["samplers"]
+    assert found["ddpm"]["digest"] != found["dpmpp_2m"]["digest"]
+
+
+def test_determinism_sees_a_picture_that_depends_on_its_place(monkeypatch):
+    """One value of one picture is changed by four, in the call where the picture stands at another place."""
+    module, pipeline = script("determinism"), Pipeline(loaded(text_config()), torch.device("cpu"))
+    make = module.make
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        if len(made.pixels) == 5:  # the call that starts at the fourth
+            made.pixels[0, 0, 0, 0] ^= 4
+        return made
+
+    assert module.check_cpu(pipeline, "ddim", 0, steps=1)["good"]
+    assert module.check_gpu(pipeline, pipeline, "ddim", 0, steps=1)["good"]
+    monkeypatch.setattr(module, "make", wrong)
+    found = module.check_cpu(pipeline, "ddim", 0, steps=1)
+    assert not found["good"]
+    assert [way for way, equal in found["equal"].items() if not equal] == ["from the 4th"]
+    found = module.check_gpu(pipeline, pipeline, "ddim", 0, steps=1)
+    assert (found["among"], found["against_cpu"], found["good"]) == (4, 4, False)
+
+
+def test_determinism_sees_latents_that_round_to_equal_pictures():
+    module = script("determinism")
+    pixels, latents = np.zeros((2, 4, 4, 3), np.uint8), np.ones((2, 1, 2, 2), np.float32)
+    a, b = module.Pictures(pixels, latents), module.Pictures(pixels, np.nextafter(latents, 2))
+    assert a.difference(b) == 0
+    assert a.equal(a)
+    assert not a.equal(b)
+
+
+def test_tiny_run(tmp_path):
+    """In a process of its own: it narrows the cores that its process may use."""
+    out = tmp_path / "out.json"
+    command = [sys.executable, FOLDER / "tiny_run.py", "--pictures=24", *(f"--set={change}" for change in SMALL)]
+    subprocess.run([*command, "--out", out], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    found = json.loads(out.read_text())
+    assert found["seconds"] > 0
+    assert found["made"] == [16, 16]
+
+
+def test_against_diffusers(tmp_path):
+    pytest.importorskip("diffusers")
+    found = numbers(script("against_diffusers"), tmp_path / "out.json", "--quick", "--rounds=1")
+    found.pop("machine")
+    assert len(found) == 3
+    assert all(row["outputs_differ_by"] < 1e-3 and row["ratio"] > 0 for row in found.values())
