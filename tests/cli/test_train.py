@@ -181,7 +181,8 @@ def test_a_full_disk_is_exit_code_3(data: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("minutes", ["soon", "-1", "nan"])
 def test_minutes_that_are_none(data: Path, capsys: pytest.CaptureFixture[str], minutes: str) -> None:
-    assert f"--stop-after: got '{minutes}', expected minutes" in refused(capsys, "tiny", "--data", data, "--stop-after", minutes)
+    err = refused(capsys, "tiny", "--data", data, "--stop-after", minutes)
+    assert f"--stop-after: got '{minutes}', expected minutes" in err
 
 
 def test_half_a_config(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

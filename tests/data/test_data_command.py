@@ -81,3 +81,13 @@ def test_emoji(tmp_path, capsys, monkeypatch):
     assert "noto: test 1, train 3" in out
     assert "left out noto/1F409: empty" in out
     assert "4 pictures, 2.5 MB" in out
+
+
+def test_packed_classes_stay_classes(folder, tmp_path):
+    """No captions in the shard, else a model of it would be conditioned on text and not on classes."""
+    for name in ("cat", "dog"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        (tmp_path / "classes" / name / "1.png").write_bytes((folder / "a.png").read_bytes())
+    assert main(["data", "pack", str(tmp_path / "classes"), str(tmp_path / "a.tar"), "--size", "16"]) == 0
+    found = scan(tmp_path / "a.tar")
+    assert [(record.label, record.captions) for record in found.records] == [("cat", ()), ("dog", ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,9 @@ def test_long_lists_are_cut() -> None:
     with pytest.raises(InputError, match="and 23 more") as caught:
         load_strictly(nn.Identity(), {f"layer{i}": torch.zeros(1) for i in range(33)}, "x")
     assert str(caught.value).count("unexpected") == 10
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    save_weights(path, {"a": torch.arange(3.0)})
+    assert torch.equal(read_weights(path)["a"], torch.arange(3.0))

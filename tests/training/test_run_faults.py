@@ -207,13 +207,27 @@ def test_the_list_of_bad_files_stays(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "audit" / "bad_files.jsonl").read_text().count("\n") == 50
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
+def test_a_damaged_audit_is_made_anew(data: Path, tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(Stopped):
+        go(small_config(), data, tmp_path / "run", minutes=0)
+    found = (tmp_path / "run" / "audit" / "audit.json").read_bytes()
+    (tmp_path / "run" / "audit" / "audit.json").write_bytes(content)
+    with pytest.raises(Stopped):
+        go(small_config(), data, tmp_path / "run", minutes=0)
+    assert (tmp_path / "run" / "audit" / "audit.json").read_bytes() == found
+    (tmp_path / "run" / "first_stage" / "stage.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"stage\.json"):
+        go(small_config(), data, tmp_path / "run", minutes=0)
+
+
 def test_a_name_that_is_not_utf8(data: Path, tmp_path: Path) -> None:
     odd = Path(shutil.copytree(data, tmp_path / "pictures"))
     picture = next(odd.rglob("*.png"))
     for name in (b"caf\xe9.png", b"caf\xe9 2.png"):  # equal pixels: the report names them
         shutil.copy(picture, os.fsencode(odd) + b"/" + name)
     with pytest.raises(Stopped):
-        go(small_config(), odd, tmp_path / "run", minutes=0)
+        go(small_config(), odd, tmp_path / os.fsdecode(b"r\xfcn"), minutes=0)
 
 
 @pytest.mark.slow

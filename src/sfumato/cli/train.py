@@ -40,7 +40,7 @@ def _minutes(text: str) -> float:
     except ValueError:
         value = math.nan
     if not value >= 0:
-        raise InputError(f"--stop-after: got {text[:40]!r}, expected minutes, 0 or more.")
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}, expected minutes, 0 or more")
     return value
 
 

@@ -143,7 +143,8 @@ def pack(
             for done, (record, data) in enumerate(zip(folder.records, encoded, strict=True), start=1):
                 stem = _stem(record.name)
                 _add(archive, f"{stem}.{format}", data)
-                _add(archive, f"{stem}.json", json.dumps(_side(record), ensure_ascii=False, separators=(",", ":")).encode())
+                side = _side(record, with_captions=folder.convention != "classes")
+                _add(archive, f"{stem}.json", json.dumps(side, ensure_ascii=False, separators=(",", ":")).encode())
                 if progress is not None:
                     progress(done, len(folder.records))
         os.replace(temporary, target)
@@ -160,9 +161,10 @@ def _stem(name: str) -> str:
     return (path.parent / path.stem.replace(".", "_")).as_posix()
 
 
-def _side(record: Record) -> dict[str, Any]:
+def _side(record: Record, with_captions: bool) -> dict[str, Any]:
+    """What stands beside a picture. The caption of a class folder is but its name: the shard keeps the label alone."""
     side = dict(record.row)
-    if not {"text", "texts", "caption", "captions"} & side.keys() and record.captions:
+    if with_captions and not {"text", "texts", "caption", "captions"} & side.keys() and record.captions:
         side["texts"] = list(record.captions)
     if record.label is not None:
         side["label"] = record.label

@@ -74,6 +74,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); restore it or make it anew.") from None
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises `InputError` as `read_json` does, also for other JSON."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no table of fields; the file is damaged, restore it or make it anew.")
+    return data
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with open(path, "rb") as file:

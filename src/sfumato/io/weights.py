@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from sfumato.errors import InputError
@@ -23,11 +23,19 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU; raises `InputError` when it is missing or damaged."""
     try:
-        return load_file(path)
+        return load_file(path) if _is_utf8(path) else load(path.read_bytes())  # safetensors opens UTF-8 names only
     except FileNotFoundError:
         raise InputError(f"no such file: {path}.") from None
     except SafetensorError as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); restore it.") from None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -22,7 +22,7 @@ from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import ImageFolder, Record, scan
 from sfumato.data.split import split
 from sfumato.errors import InputError, unknown
-from sfumato.io.files import read_json, write_json
+from sfumato.io.files import read_table, write_json
 from sfumato.training.config import DataConfig, RunConfig
 
 
@@ -42,7 +42,7 @@ def prepare_data(directory: Path, config: DataConfig, run: Path | None) -> Prepa
     """
     folder = scan(directory)
     listing = _listing(folder)
-    known = None if run is None or not (run / AUDIT).is_file() else read_json(run / AUDIT)
+    known = None if run is None else _last_audit(run / AUDIT)
     if known is None or known.get("listing") != listing or known.get("max_bad_fraction") != config.max_bad_fraction:
         known = _look_through(folder, listing, config, run)
     bad = {entry[0] for entry in known["bad"]}
@@ -57,6 +57,14 @@ def prepare_data(directory: Path, config: DataConfig, run: Path | None) -> Prepa
 
 
 AUDIT = "audit/audit.json"
+
+
+def _last_audit(path: Path) -> dict[str, Any] | None:
+    """What the last call found; None when there is nothing to be read: then it is looked through again."""
+    try:
+        return read_table(path)
+    except InputError:
+        return None
 
 
 def _look_through(folder: ImageFolder, listing: str, config: DataConfig, run: Path | None) -> dict[str, Any]:

@@ -104,4 +104,7 @@ def _tensorboard(directory: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an optional extra: pip install sfumato[train]
         return None
-    return SummaryWriter(str(directory))
+    try:
+        return SummaryWriter(str(directory))
+    except UnicodeEncodeError:  # TensorBoard knows no file names but in UTF-8
+        return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.config import to_dict
-from sfumato.io.files import read_json, write_json
+from sfumato.io.files import read_table, write_json
 from sfumato.training.config import OptimConfig
 
 CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "max_bad_steps")
@@ -41,7 +41,7 @@ class Stage:
     def open(self) -> bool:
         """Make the folder ready; whatever another key left there is deleted. True when something was."""
         marker = self.directory / "stage.json"
-        stale = marker.is_file() and read_json(marker).get("key") != self.key
+        stale = marker.is_file() and read_table(marker).get("key") != self.key
         if stale or (self.directory.is_dir() and not marker.is_file()):
             shutil.rmtree(self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class Stage:
         path = self.directory / "done.json"
         if not path.is_file():
             return None
-        done = read_json(path)
+        done = read_table(path)
         return done["results"] if done.get("key") == self.key and done.get("goal", 0) >= self.goal else None
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
