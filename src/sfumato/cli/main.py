@@ -13,7 +13,9 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol, cast
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and never raises for what users and machines do."""
     _open_closed_streams()
     try:
+        _clean_up_on_termination()
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
@@ -69,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return _say("stopped.", 130)
+    except Terminated:
+        return _say("terminated.", 143)
     except BrokenPipeError:  # the reader of a pipe left, as `| head` does; a second flush at exit must not complain either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -76,6 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SFUMATO_DEBUG"):
             raise
         return _explain(error)
+
+
+class Terminated(BaseException):
+    """SIGTERM came: what is half-written is removed on the way out. Training has its own, gentler answer."""
+
+
+def _clean_up_on_termination() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _open_closed_streams() -> None:

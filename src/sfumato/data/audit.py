@@ -57,8 +57,11 @@ class AuditReport:
             f"{len(self.records):,} pictures, {self.num_bytes / 1e6:,.1f} MB in {self.root} ({_CONVENTIONS[self.convention]})",
             f"sizes: {len(self.sizes)} different, most often {common}; shorter side {self.smallest_side} at least, "
             f"{self.median_side:g} in the middle",
-            f"captions: {self.no_caption:,} pictures without, {self.near_empty_captions:,} under {NEAR_EMPTY} characters",
         ]
+        if self.convention in ("metadata", "text", "shard"):
+            lines.append(
+                f"captions: {self.no_caption:,} pictures without, {self.near_empty_captions:,} under {NEAR_EMPTY} characters"
+            )
         if self.classes:
             lines.append(f"classes: {len(self.classes):,}")
         if self.splits:

@@ -25,6 +25,7 @@ class Reporter:
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._average: dict[str, float] = {}
+        self._seen = 0
         self._clock: tuple[float, int] | None = None
         self._writer = _tensorboard(tensorboard / stage) if tensorboard is not None else None
         directory.mkdir(parents=True, exist_ok=True)
@@ -39,8 +40,10 @@ class Reporter:
 
     def step(self, stage: str, step: int, total: int, images: int, values: Mapping[str, float], log: bool) -> None:
         """Report step `step` of `total`, of `images` pictures."""
+        self._seen += 1
+        keep = min(SMOOTHING, 1 - 1 / self._seen)  # a plain mean of the first steps, so that a short run is not all start
         for key, value in values.items():
-            self._average[key] = SMOOTHING * self._average.get(key, value) + (1 - SMOOTHING) * value
+            self._average[key] = keep * self._average.get(key, value) + (1 - keep) * value
         if self._clock is None:
             self._clock = (time.monotonic(), step)
         if self._live:
