@@ -113,18 +113,18 @@ def all_pixels(count: int = 11, side: int = 16) -> Tensor:
     return torch.stack([torch.from_numpy(picture(i, side)[0]).movedim(2, 0) for i in range(count)])
 
 
-def autoencoder_task(seed: int = 0, **loss: Any) -> AutoencoderTask:
+def autoencoder_task(seed: int = 0, device: torch.device = CPU, **loss: Any) -> AutoencoderTask:
     """Stage 1 on eleven pictures, without the perceptual network unless asked for."""
-    first = small_first_stage(seed)
+    first = small_first_stage(seed).to(device)
     options: dict[str, Any] = {
         "perceptual": "none", "gan_start": 3, "discriminator_channels": 4, "discriminator_layers": 1,
     } | loss  # fmt: skip
     pixels = all_pixels()
-    source = PixelSource(list(pixels), pixels, CPU, 0)  # type: ignore[arg-type]  # resident: only the length is asked for
-    return AutoencoderTask(first, FirstStageLossConfig(**options), source, CPU)
+    source = PixelSource(list(pixels), pixels, device, 0)  # type: ignore[arg-type]  # resident: only the length is asked for
+    return AutoencoderTask(first, FirstStageLossConfig(**options), source, device)
 
 
-def diffusion_task(seed: int = 0, dropout: float = 0.2, inside: float = 0.0) -> DiffusionTask:
+def diffusion_task(seed: int = 0, dropout: float = 0.2, inside: float = 0.0, device: torch.device = CPU) -> DiffusionTask:
     """Stage 2, text-conditioned, on eleven made-up latents with two captions each. `inside`: dropout in the networks."""
     torch.manual_seed(seed)
     tokenizer = learn_tokenizer(["a red square", "a blue disc"], 300)
@@ -148,8 +148,8 @@ def diffusion_task(seed: int = 0, dropout: float = 0.2, inside: float = 0.0) -> 
     )
     prepared = conditioner.prepare([text for i in range(11) for text in (picture(i)[1], f"number {i}")]).unflatten(0, (11, 2))
     scale = (torch.zeros(2), torch.ones(2))
-    source = LatentSource(moments, None, scale, prepared, torch.full((11,), 2), CPU, 0)
-    return DiffusionTask(prior, conditioner, source, dropout)
+    source = LatentSource(moments, None, scale, prepared, torch.full((11,), 2), device, 0)
+    return DiffusionTask(prior.to(device), conditioner.to(device), source, dropout)
 
 
 def small_optim(**changes: Any) -> OptimConfig:

@@ -114,6 +114,24 @@ def test_autoencoder_loss_by_hand() -> None:
     total.backward()  # the adaptive weight kept the graph
 
 
+def test_the_half_size_term_by_hand() -> None:
+    """Halving is the mean of 2 x 2 blocks; the term is a reconstruction loss of its own between halves."""
+    plain = autoencoder_task(gan_start="never", learn_log_variance=False)
+    task = autoencoder_task(gan_start="never", learn_log_variance=False, half_size_weight=0.7)
+    for module in (plain.first_stage, task.first_stage):
+        awaken(module)
+    x = task.batch(0, OPTIM, rng())["x"]
+    without, total = plain.loss("autoencoder", {"x": x}, 0, rng(3)), task.loss("autoencoder", {"x": x}, 0, rng(3))
+    z = task.first_stage.posterior(x).sample(rng(3))
+
+    def blocks(a: Tensor) -> Tensor:
+        return a.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+
+    error = (task.first_stage.decode(blocks(z)) - blocks(x)).abs().flatten(1).sum(1).mean()
+    torch.testing.assert_close(total.total - without.total, 0.7 * error, rtol=1e-4, atol=1e-2)
+    assert total.parts["pixel/half_size"] == pytest.approx(float(error) / x[0, :, ::2, ::2].numel(), rel=1e-4)
+
+
 def test_discriminator_loss_by_hand() -> None:
     task = autoencoder_task(gan_start=0)
     awaken(task.first_stage)

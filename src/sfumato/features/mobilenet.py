@@ -95,7 +95,7 @@ class MobileNetV2Features(FeatureExtractor):
 
     def trunk(self, rgb: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        last = max((self.names.index(layer) for layer in layers), default=-1)
+        last = max([-1, *[self.names.index(layer) for layer in layers]])
         x = rgb
         for index, name in enumerate(self.names[: last + 1]):
             x = relu6(self.stem(x)) if index == 0 else self.blocks[index - 1](x)

@@ -40,7 +40,8 @@ class OptimConfig:
     """One training stage. `batch_size` is the whole batch, in `accumulate` parts; cadences are in steps.
 
     `decay`: constant, or cosine to `final_learning_rate` over the last `decay_fraction` of the steps.
-    `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping.
+    `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping. `cuda_graphs`: launch a whole step as one
+    recorded piece, for networks so small that launching takes longer than computing; without effect on a CPU.
     """
 
     steps: int = 10_000
@@ -58,6 +59,7 @@ class OptimConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpointing: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     checkpoint_every: int = 1000
     sample_every: int = 1000
     log_every: int = 20
@@ -86,6 +88,8 @@ class FirstStageLossConfig:
 
     `perceptual`: "embedded", or "lpips" with the paths of VGG16 (`lpips_vgg`) and its linear heads, or "none".
     `gan_start`: a step, or "settled" for when reconstruction stops improving, or "never".
+    `half_size_weight`: of the same reconstruction loss between the picture halved and the decoded latent halved, which
+        makes latents of large shapes large shapes too, easier to denoise (Skorokhodov et al. 2025, arXiv 2502.14831).
     """
 
     pixel: Literal["l1", "l2"] = "l1"
@@ -101,9 +105,10 @@ class FirstStageLossConfig:
     discriminator_channels: int = 64
     discriminator_layers: int = 3
     discriminator_learning_rate: float = 0.0
+    half_size_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "perceptual_weight", "kl_weight", "gan_weight", "discriminator_learning_rate")
+        _at_least(self, 0, "perceptual_weight", "kl_weight", "gan_weight", "discriminator_learning_rate", "half_size_weight")
         _at_least(self, 1, "discriminator_channels", "discriminator_layers")
         if isinstance(self.gan_start, int):
             _at_least(self, 0, "gan_start")

@@ -22,6 +22,7 @@ from torch import Tensor
 from sfumato.errors import InputError, MachineError
 from sfumato.training.checkpoint import load_checkpoint, save_checkpoint
 from sfumato.training.config import OptimConfig
+from sfumato.training.graphs import StepGraph
 from sfumato.training.progress import Reporter
 from sfumato.training.signals import StopFlag
 from sfumato.training.state import TrainState, step_seed
@@ -68,6 +69,9 @@ class Trainer:
         if config.compile:
             task.compile()
         self.bad_steps = 0
+        self.rng = torch.Generator(device)
+        graphed = config.cuda_graphs and device.type == "cuda"
+        self.graph = StepGraph(device, self.rng, reporter.warn) if graphed else None
 
     def resume(self) -> int:
         """Go on from the newest whole checkpoint, if any; returns the step."""
@@ -117,22 +121,14 @@ class Trainer:
     def _step(self, step: int) -> Mapping[str, float] | None:
         config, task, state = self.config, self.task, self.state
         seed = step_seed(self.seed, task.name, step)
-        rng = torch.Generator(self.device).manual_seed(seed)
+        self.rng.manual_seed(seed)
         torch.manual_seed(seed)  # dropout inside networks draws from the global generator
-        batch = task.batch(step, config, rng)
+        batch = task.batch(step, config, self.rng)
         names = [name for name in state.optimizers if task.active(name, step)]
-        for name in names:
-            state.optimizers[name].zero_grad(set_to_none=True)
-        values: dict[str, Tensor] = {}
-        for part, share in _split(batch, config.accumulate):
-            for name in names:
-                with autocast(config, self.device):
-                    loss = task.loss(name, part, step, rng)
-                (loss.total * share).backward()
-                for key, value in {**loss.parts, f"{name}/total": loss.total.detach()}.items():
-                    values[key] = values.get(key, torch.zeros((), device=self.device)) + value.float() * share
-        for name in names:
-            values[f"{name}/grad_norm"] = self._clip(name)
+        if self.graph is None:
+            values = self._gradients(names, batch, step)
+        else:
+            values = self.graph(task.phase(step), batch, lambda inputs: self._gradients(names, inputs, step))
         numbers = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))  # the step's one wait
         if not all(math.isfinite(v) for v in numbers.values()):
             self._skip(step, numbers)
@@ -147,6 +143,22 @@ class Trainer:
             state.ema.update()
         task.after_step(step, numbers)
         return numbers
+
+    def _gradients(self, names: list[str], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Every optimizer's gradients, clipped, and what there is to report."""
+        for name in names:
+            self.state.optimizers[name].zero_grad(set_to_none=True)
+        values: dict[str, Tensor] = {}
+        for part, share in _split(batch, self.config.accumulate):
+            for name in names:
+                with autocast(self.config, self.device):
+                    loss = self.task.loss(name, part, step, self.rng)
+                (loss.total * share).backward()
+                for key, value in {**loss.parts, f"{name}/total": loss.total.detach()}.items():
+                    values[key] = values.get(key, torch.zeros((), device=self.device)) + value.float() * share
+        for name in names:
+            values[f"{name}/grad_norm"] = self._clip(name)
+        return values
 
     def _clip(self, name: str) -> Tensor:
         parameters = [p for group in self.state.optimizers[name].param_groups for p in group["params"]]

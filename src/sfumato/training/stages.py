@@ -13,7 +13,7 @@ from sfumato.config import to_dict
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import OptimConfig
 
-CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "max_bad_steps")
+CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps")
 """Fields that do not make a stage another one. More steps go on from where it stopped."""
 
 

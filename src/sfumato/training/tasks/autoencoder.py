@@ -2,6 +2,7 @@
 
     L = nll + kl_weight KL + factor(step) * weight * adaptive * g(D(x_hat))      (arXiv 2112.10752, eq. 25)
     L_D = d(D(x), D(x_hat))
+    L + half_size_weight nll(half(x), decode(half(z)))                          (arXiv 2502.14831, eq. 5; off by default)
 
 Sums over dimensions, averages over the batch, as published: weights mean what they mean only under that.
 """
@@ -20,6 +21,7 @@ from sfumato.losses.adversarial import Game, GanStart, GanStartConfig, adaptive_
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.losses.reconstruction import PixelError, ReconstructionLoss
 from sfumato.networks.patchgan import PatchGAN, PatchGANConfig
+from sfumato.nn.layers import halve
 from sfumato.priors.base import Loss
 from sfumato.training.config import FirstStageLossConfig, OptimConfig
 from sfumato.training.pixels import PixelSource
@@ -59,11 +61,12 @@ class AutoencoderTask(Task):
 
     def compile(self) -> None:
         decoder = self.first_stage.decoder
-        self.first_stage.encoder.compile()
+        # each shape its own kernels (dynamic=False): there are two at most, the picture's and half of it
+        self.first_stage.encoder.compile(dynamic=False)
         # all but the last layer, so that the adaptive weight's gradients stop there
-        decoder.features = torch.compile(decoder.features)  # type: ignore[method-assign]
+        decoder.features = torch.compile(decoder.features, dynamic=False)  # type: ignore[method-assign]
         if self.discriminator is not None:
-            self.discriminator.compile()
+            self.discriminator.compile(dynamic=False)
 
     def learning_rate(self, name: str, config: OptimConfig) -> float:
         other = self.config.discriminator_learning_rate
@@ -71,6 +74,10 @@ class AutoencoderTask(Task):
 
     def active(self, name: str, step: int) -> bool:
         return name == "autoencoder" or self.start.factor(step) > 0
+
+    def phase(self, step: int) -> float | None:
+        factor = 0.0 if self.discriminator is None else self.start.factor(step)
+        return factor if factor in (0.0, 1.0) else None
 
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
         return {"x": self.source.batch(step, config.batch_size, rng)}
@@ -80,7 +87,8 @@ class AutoencoderTask(Task):
 
     def _autoencoder_loss(self, x: Tensor, step: int, rng: torch.Generator) -> Loss:
         posterior = self.first_stage.posterior(x)
-        x_hat = self.first_stage.decode(posterior.sample(rng))
+        z = posterior.sample(rng)
+        x_hat = self.first_stage.decode(z)
         terms = self.reconstruction(x_hat, x)
         kl = posterior.kl().mean()
         total = terms.nll + self.config.kl_weight * kl
@@ -90,6 +98,10 @@ class AutoencoderTask(Task):
             "kl": kl.detach() / posterior.mean[0].numel(),
             "first_stage/log_variance": self.reconstruction.log_variance.detach(),
         }
+        if self.config.half_size_weight > 0:
+            half = self.reconstruction(self.first_stage.decode(halve(z)), halve(x))
+            total = total + self.config.half_size_weight * half.nll
+            parts["pixel/half_size"] = half.error.mean()
         factor = self.start.factor(step)
         if self.discriminator is not None and factor > 0:
             self.discriminator.requires_grad_(False)

@@ -45,6 +45,10 @@ class Task(ABC):
         """Whether optimizer `name` takes part in this step."""
         return True
 
+    def phase(self, step: int) -> Any:
+        """Equal for steps whose losses are the same function of their tensors; None for a step that is like no other."""
+        return ""
+
     def after_step(self, step: int, values: Mapping[str, float]) -> None:
         """Called after each applied step with the logged values of that step."""
 
