@@ -47,9 +47,9 @@ class Progress:
         return to_pictures(self.first_stage.decode(self.z_0), self.background)
 
     def previews(self) -> list[Image.Image]:
-        """Small pictures by the first stage's linear preview map; where it has none, full ones."""
+        """Small pictures by the first stage's linear preview map, on white; where it has none, full ones."""
         preview = self.first_stage.preview
-        return self.decode() if preview is None else to_previews(self.z_0, preview, self.background)
+        return self.decode() if preview is None else to_previews(self.z_0, preview)
 
 
 OnStep = Callable[[Progress], None]

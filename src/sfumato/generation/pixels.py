@@ -53,8 +53,8 @@ def on_colour(x: Tensor, background: str) -> Tensor:
     return over(possible, torch.tensor(ImageColor.getrgb(background)[:3]) / 127.5 - 1)
 
 
-def to_previews(z: Tensor, preview: Tensor, background: str = WHITE) -> list[Image.Image]:
-    """(B, C, h, w) latents through the linear map `preview` (C + 1, image channels; bias last) -> B small pictures."""
+def to_previews(z: Tensor, preview: Tensor) -> list[Image.Image]:
+    """(B, C, h, w) latents through the linear map `preview` (C + 1, preview channels; bias last) -> B small ones, on white."""
     weight, bias = preview[:-1], preview[-1]
     x = (z.float().permute(0, 2, 3, 1) @ weight.to(z.device, z.float().dtype) + bias.to(z.device)).permute(0, 3, 1, 2)
-    return to_pictures(x, background)  # (B, C', h, w)
+    return to_pictures(x)  # (B, C', h, w)
