@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 Pixels = TypeVar("Pixels", npt.NDArray[np.uint8], "Tensor")
 
 
+def on_white(x: Tensor) -> Tensor:
+    """(..., C, H, W) of any type -> the picture that is seen on white: channels 0..2 of four, others as they are."""
+    return x[..., :3, :, :] if x.shape[-3] == 4 else x
+
+
 def over(x: Tensor, background: Tensor) -> Tensor:
     """(B, 4, H, W) white picture and alpha, and a colour (3,), all in [-1, 1] -> (B, 3, H, W) laid on that colour.
 
