@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -35,6 +36,15 @@ def unconditional_config() -> ModelConfig:
     text = text_config()
     unet = UNetConfig(4, 4, channels=32, multipliers=(1, 1), num_res_blocks=1, attention_factors=())
     return ModelConfig(text.first_stage, DiffusionConfig(unet), NoneConfig(), (16, 16))
+
+
+def rgba_config() -> ModelConfig:
+    """Text -> 16x16 with transparency: four channels, the white picture and alpha."""
+    text = text_config()
+    stage = text.first_stage
+    assert isinstance(stage, KLConfig)
+    network = dataclasses.replace(stage.network, image_channels=4)
+    return dataclasses.replace(text, first_stage=dataclasses.replace(stage, network=network))
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> LatentModel:

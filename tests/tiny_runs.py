@@ -78,13 +78,23 @@ def picture(index: int, side: int = 20) -> tuple[np.ndarray, str]:
     return page, f"a {colour} {shape}"
 
 
-def write_folder(directory: Path, count: int = 24, kind: str = "text") -> Path:
-    """`count` PNG files: with captions beside them (text), in subfolders by colour (class), or alone (none)."""
+def transparent(page: np.ndarray) -> np.ndarray:
+    """The shape alone, soft towards its bottom: (side, side, 4) uint8, straight RGBA."""
+    ink = (page != 255).any(-1, keepdims=True)
+    fading = np.linspace(255, 120, len(page)).astype(np.uint8).reshape(-1, 1, 1)
+    return np.concatenate([page * ink, fading * ink], axis=-1).astype(np.uint8)
+
+
+def write_folder(directory: Path, count: int = 24, kind: str = "text", clear: bool = False) -> Path:
+    """`count` PNG files: with captions beside them (text), in subfolders by colour (class), or alone (none).
+
+    `clear`: without their white background.
+    """
     for index in range(count):
         page, caption = picture(index)
         folder = directory / caption.split()[1] if kind == "class" else directory
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(page).save(folder / f"{index:03d}.png")
+        Image.fromarray(transparent(page) if clear else page).save(folder / f"{index:03d}.png")
         if kind == "text":
             (folder / f"{index:03d}.txt").write_text(caption)
     return directory
@@ -101,10 +111,12 @@ def awaken(module: nn.Module, seed: int = 0) -> nn.Module:
     return module
 
 
-def small_first_stage(seed: int = 0) -> KLFirstStage:
-    """RGB, factor 2, two latent channels."""
+def small_first_stage(seed: int = 0, channels: int = 3) -> KLFirstStage:
+    """Pictures of `channels`, factor 2, two latent channels."""
     torch.manual_seed(seed)
-    network = AutoencoderConfig(channels=8, multipliers=(1, 2), num_res_blocks=1, mid_attention=True, latent_channels=2)
+    network = AutoencoderConfig(
+        channels, channels=8, multipliers=(1, 2), num_res_blocks=1, mid_attention=True, latent_channels=2
+    )
     return KLFirstStage(KLConfig(network))
 
 

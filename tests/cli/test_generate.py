@@ -243,3 +243,47 @@ def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert main(["info", "nope"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def transparent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write_model(tmp_path_factory.mktemp("models") / "rgba", tiny_models.rgba_config())
+
+
+def test_background(transparent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["cat", "--model", transparent, "--seed", 7]
+    outputs = ["--grid", "g.png", "--film", "f.webp"]
+    assert run(*flags, "--num", 2, "--background", "transparent", "--out", "clear", *outputs) == 0
+    assert run(*flags, "--background", "SkyBlue", "--out", "sky.png") == 0
+    assert run(*flags, "--out", "white.png") == 0
+    for name in ("clear/cat-7.png", "g.png", "f.webp", "sky.png", "white.png"):
+        with Image.open(name) as image:
+            assert image.mode == ("RGB" if name in ("sky.png", "white.png") else "RGBA"), name
+    assert [read_parameters(p).background for p in ("clear/cat-8.png", "sky.png", "white.png")] == [
+        "transparent", "#87ceeb", "white",
+    ]  # fmt: skip
+    [expected] = load(transparent, "cpu").generate("cat", seed=7, background="skyblue")
+    with Image.open("sky.png") as image:
+        assert image.tobytes() == expected.tobytes()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_same_background_again(transparent: Path) -> None:
+    assert run("cat", "--model", transparent, "--seed", 7, "--background", "transparent", "--out", "a.png") == 0
+    assert run("--from", "a.png", "--model", transparent, "--out", "b.png") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert run("--from", "a.png", "--model", transparent, "--out", "c.png", "--background", "white") == 0
+    assert run("cat", "--model", transparent, "--seed", 7, "--out", "d.png") == 0
+    assert Path("c.png").read_bytes() == Path("d.png").read_bytes()
+    assert run("--from", "d.png", "--model", transparent, "--out", "e.png", "--background", "#123") == 0
+    assert read_parameters("e.png").background == "#112233"
+
+
+@pytest.mark.parametrize("flag", ["transparent", "black"])
+def test_a_model_without_alpha_is_named(model: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert run("cat", "--model", model, "--background", flag) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "'tiny' draws no transparency" in err
+    assert files() == []
+    assert run("cat", "--model", model, "--background", "white", "--seed", 1) == 0

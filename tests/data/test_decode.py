@@ -108,17 +108,52 @@ def test_background(background, value):
     assert (decode(clear, "clear.png", Target(8, 1, background)) == value).all()
 
 
-def test_four_channels_keep_transparency_and_resize_without_a_halo():
+def soft() -> np.ndarray:
+    """(H, W, 4) straight RGBA: the corpus picture under an alpha of all values."""
+    alpha = np.random.default_rng(0).integers(0, 256, (H, W, 1)).astype(np.uint8)
+    return np.concatenate([picture(), alpha], axis=-1)
+
+
+def test_four_channels_are_the_picture_on_white_and_alpha():
+    rgba = soft()
+    pixels = decode(saved(rgba, "PNG"), "soft.png", Target(None, 4))
+    colour, alpha = rgba[..., :3] / 255, rgba[..., 3:] / 255
+    assert pixels.shape == (4, H, W)
+    assert (pixels[3] == rgba[..., 3]).all()
+    assert (pixels[:3].transpose(1, 2, 0) == np.rint(255 * (colour * alpha + 1 - alpha))).all()
+
+
+@pytest.mark.parametrize("crop", ["center", "pad"])
+@pytest.mark.parametrize("size", [None, 8, 16, (40, 9), 64])
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "rgba16.png", "rgb.png"])
+def test_the_first_three_of_four_channels_are_those_of_three(name, size, crop):
+    """To the last bit, also resized and padded: a model with alpha sees the pictures of one without."""
+    data = GOOD[name].data
+    three, four = (decode(data, name, Target(size, channels, "white", crop)) for channels in (3, 4))
+    assert (four[:3] == three).all()
+
+
+def test_four_channels_resize_without_a_halo():
     rgba = np.zeros((32, 32, 4), np.uint8)
     rgba[:, :16] = (255, 0, 0, 255)  # opaque red beside transparent black
-    pixels = decode(saved(rgba, "PNG"), "half.png", Target(8, 4))
-    assert pixels.shape == (4, 8, 8)
-    visible = pixels[3] > 8
-    assert (pixels[0][visible] >= 250).all()
+    pixels = decode(saved(rgba, "PNG"), "half.png", Target(8, 4)).astype(int)
+    assert (pixels[0] == 255).all()  # red on white is never darker in red
+    assert np.abs(pixels[1] - (255 - pixels[3])).max() <= 1  # as much white as there is no red
     assert pixels[3, 4, 0] == 255
     assert pixels[3, 4, 7] == 0
-    opaque = decode(saved(picture(), "PNG"), "opaque.png", Target(None, 4))
-    assert (opaque[3] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_opaque_pictures_have_full_alpha(kind):
+    for size in (None, 8):
+        assert (decode(saved(picture(), kind), "opaque", Target(size, 4))[3] == 255).all()
+
+
+def test_padding_of_four_channels_is_transparent_white():
+    wide = np.full((8, 16, 3), 10, np.uint8)
+    pixels = decode(saved(wide, "PNG"), "wide.png", Target(16, 4, "white", "pad"))
+    assert (pixels[:, 4:12].transpose(1, 2, 0) == (10, 10, 10, 255)).all()
+    assert (pixels[:, :4].transpose(1, 2, 0) == (255, 255, 255, 0)).all()
 
 
 def test_grey_channel_is_luma():
@@ -162,7 +197,9 @@ def test_rectangles():
     assert decode(saved(picture(), "PNG"), "a.png", Target((10, 20))).shape == (3, 10, 20)
 
 
-@pytest.mark.parametrize("options", [{"channels": 2}, {"background": "pink"}, {"crop": "centre"}, {"size": 0}])
+@pytest.mark.parametrize(
+    "options", [{"channels": 2}, {"channels": 4, "background": "grey"}, {"background": "pink"}, {"crop": "centre"}, {"size": 0}]
+)
 def test_impossible_targets(options):
     with pytest.raises(InputError):
         Target(**options)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import picture, saved
+from PIL import Image
 
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import scan
@@ -42,16 +43,25 @@ def test_round_trip(folder, tmp_path, format):
         (r.captions, r.label, r.split, r.row["style"]) for r in before.records
     ]
     assert after.records[3].split == "test"
-    channels = 4 if format == "webp" else 3
-    left, right = ImageDataset(before.records[1:], 16, channels), ImageDataset(after.records[1:], 16, channels)
-    assert torch.equal(left.load_all(), right.load_all())
+    for channels in (3, 4):
+        left, right = ImageDataset(before.records, 16, channels), ImageDataset(after.records, 16, channels)
+        assert torch.equal(left.load_all(), right.load_all())
     assert [r.name for r in after.records] == [f"images/v1_{i}.{format}" for i in range(5)]
 
 
-def test_lossless_keeps_the_colours_under_transparency(folder, tmp_path):
-    pack(folder, tmp_path / "a.tar")
-    before, after = (ImageDataset(scan(path).records[:1], 16, channels=4) for path in (folder, tmp_path / "a.tar"))
-    assert torch.equal(before.pixels(0), after.pixels(0))
+@pytest.mark.parametrize("format", ["webp", "bmp"])
+def test_lossless_keeps_transparency_as_other_programs_see_it(folder, tmp_path, format):
+    """Straight RGBA in the file: the alpha as it was, and on black what the picture showed on black."""
+    pack(folder, tmp_path / "a.tar", format=format)
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(scan(path).records[0].read()))).astype(float) for path in (folder, tmp_path / "a.tar")
+    )
+    assert before.shape == after.shape == (16, 16, 4)
+    assert (before[..., 3] == after[..., 3]).all()
+    shown, kept = (rgba[..., :3] * rgba[..., 3:] / 255 for rgba in (before, after))
+    assert np.abs(shown - kept).max() <= 0.5 + 0.5  # rounded on white, and to a straight colour
+    opaque = Image.open(io.BytesIO(scan(tmp_path / "a.tar").records[1].read()))
+    assert opaque.mode == "RGB"
 
 
 def test_packing_is_deterministic_and_complete(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -150,6 +151,19 @@ def test_transparent_and_grey_pictures(data: Any, oracle: Any, pooling: Any, set
         report = evaluate(pooling(1), Sets(held), settings(), oracle(held)).report
         assert report["retrieval"].value == 1.0
         assert report.manifest["image_size"] == [channels, 32, 32]
+        assert ("reconstruction/alpha_psnr" in report) == (channels == 4)
+        assert any("measured on white" in note for note in report.notes) == (channels == 4)
+
+
+def test_transparent_pictures_are_measured_on_white(data: Any, oracle: Any, pooling: Any, settings: Any) -> None:
+    """All numbers that RGB models have are theirs, whatever alpha is."""
+    held = data(16, 0, channels=4)
+    white = dataclasses.replace(held, pixels=held.pixels[:, :3])
+    four, three = (evaluate(pooling(2), Sets(d), settings(), oracle(d)).report for d in (held, white))
+    assert "reconstruction/alpha_psnr" not in three
+    assert len(four.rows) == len(three.rows) + 1
+    for row in three.rows:
+        assert four[row.key].value == pytest.approx(row.value, rel=1e-4, abs=1e-6)
 
 
 def test_progress_reaches_the_end_of_each_part(data: Any, oracle: Any, pooling: Any, settings: Any) -> None:

@@ -23,6 +23,21 @@ def test_scores_of_pooling(data: Any, pooling: Any) -> None:
     assert (found.perceptual > 0).all()
 
 
+def test_transparent_pictures_are_scored_on_white_and_alpha_apart(data: Any, pooling: Any) -> None:
+    pixels = data(5, 0, channels=4).pixels
+    found, plain = (reconstruction(pooling(4), p, batch_size=2) for p in (pixels, pixels[:, :3]))
+    assert found.pixels.shape == pixels.shape
+    for ours, theirs in ((found.psnr, plain.psnr), (found.ssim, plain.ssim), (found.perceptual, plain.perceptual)):
+        torch.testing.assert_close(ours, theirs)
+    assert plain.alpha_psnr is None
+    assert found.alpha_psnr is not None
+    error = ((found.pixels[:, 3].double() - pixels[:, 3].double()) / 255).square().mean((1, 2))
+    torch.testing.assert_close(found.alpha_psnr, -10 * error.log10())
+    lossless = reconstruction(pooling(1), pixels)
+    assert lossless.alpha_psnr is not None
+    assert (lossless.alpha_psnr == 100).all()
+
+
 def test_coarser_is_worse(data: Any, pooling: Any) -> None:
     pixels = data(4, 0).pixels
     fine, coarse = (reconstruction(pooling(f), pixels) for f in (2, 8))

@@ -101,7 +101,7 @@ def test_unit_scale(name: str) -> None:
     with torch.no_grad():
         raw, x_hat = stage.posterior(x), stage.decode(stage.posterior(x).mean)
         mean, std = torch.linspace(-2, 3, channels), torch.linspace(0.2, 5, channels)
-        preview = torch.rand(channels + 1, stage.channels)
+        preview = torch.rand(channels + 1, 3 if stage.channels == 4 else stage.channels)  # transparency is shown on white
         stage.set_statistics(mean, std, preview)
         unit = stage.posterior(x)
         shape = (-1, 1, 1)

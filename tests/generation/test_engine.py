@@ -206,7 +206,7 @@ def test_pixels_are_rounded_and_clipped() -> None:
     x = torch.tensor([-2.0, -1.0, -1 + 1.2 / 255, 0.1 / 255, 1.0, 3.0]).view(1, 1, 1, 6)
     [image] = to_pictures(x)
     assert list(image.tobytes()) == [0, 0, 1, 128, 255, 255]
-    assert [to_pictures(torch.zeros(1, c, 2, 3))[0].mode for c in (1, 3, 4)] == ["L", "RGB", "RGBA"]
+    assert [to_pictures(torch.zeros(1, c, 2, 3))[0].mode for c in (1, 3, 4)] == ["L", "RGB", "RGB"]
     assert to_pictures(torch.zeros(1, 3, 2, 5))[0].size == (5, 2)
     with pytest.raises(InputError):
         to_pictures(torch.zeros(1, 2, 2, 2))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import ImageColor
 
 from sfumato.cli import generate as cli
 from sfumato.errors import InputError
@@ -49,6 +50,22 @@ BAD += [("guidance", value) for value in GUIDANCE_BAD]
 BAD += [
     ("sampler", value) for value in (None, 7, True, "", "dimm", "DDIM", "ddim ", "x" * 10_000, "\x1b[31m", "ddim\0", b"ddim")
 ]
+BACKGROUNDS_BAD = [
+    None,
+    7,
+    True,
+    b"white",
+    (255, 255, 255),
+    "",
+    " white",
+    "white\0",
+    "whit",
+    "w" * 10_000,
+    "\x1b[31m",
+    "\ud800",
+]
+BACKGROUNDS_BAD += ["#", "#ff", "#ffff", "#ff000080", "#gggggg", "ffffff", "rgb(1,2,3)", "#fff\n", "\u212ahaki", Hostile()]
+BAD += [("background", value) for value in BACKGROUNDS_BAD]
 TEXTS_BAD = [None, 7, b"a", ["a"], "a\0b", "\ud800", "a" * 10_001, Hostile()]
 BAD += [(name, value) for name in ("negative", "prompts") for value in TEXTS_BAD]
 
@@ -111,6 +128,7 @@ TYPED = [
         for t in ("0x0", "0", "16x", "x16", "16x16x16", "-16x16", "1000000x16", "16,16", "big", "", "9" * 50, "2049x16")
     ],
     *[("sampler", t) for t in ("", "dimm", "DPM++ 2M Karras", "../ddim", "ddim\n")],
+    *[("background", t) for t in ("", "whit", "#ff000080", "white\0", "w" * 10_001, "\udcff", "transparent\n", "rgb(0,0,0)")],
     *[("negative", t) for t in ("\udcff", "a\0", "n" * 10_001)],
     *[("device", t) for t in ("", "gpu", "cuda2", "tpu:0", "../cpu")],
 ]
@@ -145,6 +163,39 @@ def test_typed_flags_are_read() -> None:
     }
     draft = cli.plan(parsed(**flags)).draft
     assert draft == Draft(("a cat",), None, 2, 7, 1000, 1.0, "heun", 32, 64, 3)
+
+
+@pytest.mark.parametrize(("given", "kept"), [
+    ("white", "white"), ("White", "white"), ("#fff", "white"), ("#FFFFFF", "white"), ("transparent", "transparent"),
+    ("Transparent", "transparent"), ("black", "#000000"), ("skyblue", "#87ceeb"), ("SkyBlue", "#87ceeb"), ("#fc0", "#ffcc00"),
+    ("#FFCC01", "#ffcc01"),
+])  # fmt: skip
+def test_a_background_has_one_name(given: str, kept: str) -> None:
+    assert Request(**REQUEST | {"background": given}).background == kept
+    assert cli.plan(parsed(background=given)).draft.background == kept
+    assert LIMITS.background(kept) == kept
+
+
+def test_a_mistyped_background_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'transparent'"):
+        LIMITS.background("transparant")
+
+
+def test_every_named_colour_is_a_background() -> None:
+    for colour in ImageColor.colormap:
+        kept = LIMITS.background(colour)
+        assert ImageColor.getrgb(kept) == ImageColor.getrgb(colour)
+
+
+@given(st.one_of(st.text(), st.binary(), st.integers(), st.none(), st.lists(st.text())))
+def test_any_background_is_read_or_refused_in_one_line(value: object) -> None:
+    message = ""
+    try:
+        assert LIMITS.background(LIMITS.background(value)) == LIMITS.background(value)
+    except InputError as error:
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 400
 
 
 def test_minus_zero_guidance_is_zero() -> None:

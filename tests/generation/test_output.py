@@ -153,7 +153,6 @@ def test_sheet_places_pictures_in_order() -> None:
 
 def test_sheet_is_bounded() -> None:
     assert max(make_sheet([Image.new("RGB", (64, 32))] * 400, 20, largest=300).size) <= 300
-    assert make_sheet([Image.new("RGBA", (4, 4), (0, 0, 0, 0))], 1).getpixel((0, 0)) == (255, 255, 255)
     assert make_sheet([Image.new("L", (4, 4), 9)], 1).getpixel((0, 0)) == (9, 9, 9)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sfumato.data.order import batch_indices
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
+from sfumato.first_stages.kl import KLConfig, KLFirstStage
+from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.training.latents import Cached, LatentSource, Moments, fit_preview, measure, normalize, statistics
 from sfumato.training.pixels import to_unit
 from tiny_runs import CPU, all_pixels, awaken, small_first_stage
@@ -99,6 +101,17 @@ def test_identity_has_statistics_but_keeps_its_pixels() -> None:
     assert found.log_variance is None
     np.testing.assert_allclose(numbers["mean"], x.double().mean((0, 2, 3)).numpy(), atol=1e-3)
     assert torch.equal(stage.decode(x), x)
+
+
+def test_previews_of_transparent_pictures_are_on_white() -> None:
+    stage, x = IdentityFirstStage(IdentityConfig(4)), torch.rand(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found, small = measure(stage, iter(x.split(4)))
+    assert found.mean.shape == (6, 4, 8, 8)
+    assert torch.equal(small, x[:, :3].half())
+    kl = KLFirstStage(KLConfig(AutoencoderConfig(4, 8, (1, 2), 1, mid_attention=False, latent_channels=3)))
+    normalize(kl, *measure(kl, iter([x])))
+    assert kl.preview.shape == (4, 3)
+    assert kl.preview.any()
 
 
 def test_preview_is_the_least_squares_map(moments: Moments) -> None:

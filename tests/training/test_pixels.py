@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -77,6 +78,27 @@ def test_a_perfect_first_stage_has_a_perfect_report() -> None:
     assert report["perceptual"] == pytest.approx(0, abs=1e-6)
     assert report["psnr"] >= 80
     assert report["pictures"] == 5
+    assert "alpha_psnr" not in report
+
+
+def test_transparent_pictures_are_reported_on_white_and_alpha_apart() -> None:
+    """Numbers of the first three channels are those of an RGB model; alpha has its own, 100 where nothing is lost."""
+    rgb = all_pixels(5)
+    four = torch.cat([rgb, 255 - rgb[:, :1]], 1)
+    perfect = reconstruction_report(IdentityFirstStage(IdentityConfig(4)), four, CPU, batch_size=2)
+    assert perfect["alpha_psnr"] == pytest.approx(100)
+
+    class Shifted(IdentityFirstStage):
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            by = torch.tensor([8, 8, 8, 20][: z.shape[1]]).view(-1, 1, 1) / 127.5
+            return torch.where(z > 0, z - by, z + by)
+
+    found = reconstruction_report(Shifted(IdentityConfig(4)), four, CPU, batch_size=2)
+    plain = reconstruction_report(Shifted(IdentityConfig(3)), rgb, CPU, batch_size=2)
+    assert found["alpha_psnr"] == pytest.approx(20 * math.log10(255 / 20), rel=1e-6)
+    assert {k: v for k, v in found.items() if k != "alpha_psnr"} == pytest.approx(plain)
+    page = pairs_sheet(IdentityFirstStage(IdentityConfig(4)), four, CPU)
+    np.testing.assert_array_equal(page, pairs_sheet(IdentityFirstStage(IdentityConfig(3)), rgb, CPU))
 
 
 def test_report_is_the_mean_over_pictures() -> None:
@@ -108,7 +130,7 @@ def test_any_channels_are_shown() -> None:
     grey = torch.full((1, 2, 2), 70, dtype=torch.uint8)
     assert (as_rgb(grey) == 70).all()
     clear = torch.cat([torch.zeros(3, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), 51, dtype=torch.uint8)])
-    assert (as_rgb(clear) == 204).all()  # a fifth of black on white
+    assert (as_rgb(clear) == 0).all()  # the first three channels are the picture on white already
     assert as_rgb(torch.zeros(5, 2, 2, dtype=torch.uint8)).shape == (2, 2, 3)
 
 

@@ -213,15 +213,27 @@ def test_text_can_be_put_aside(data: Path, tmp_path: Path) -> None:
     assert len(prepared.train) == 23
 
 
+IDENTITY = 'first_stage.model={"kind": "identity", "image_channels": 1}'
+
+
+def test_the_first_stage_follows_the_data(data: Path) -> None:
+    for channels in (1, 4):
+        kl = resolve(small_config(f"data.channels={channels}"), data)[0]
+        assert kl.first_stage.model.network.image_channels == channels
+        assert kl.prior.model.network.in_channels == 4
+        identity = resolve(small_config(f"data.channels={channels}", 'first_stage.model={"kind": "identity"}'), data)[0]
+        assert identity.first_stage.model.image_channels == identity.prior.model.network.in_channels == channels
+
+
 def test_grey_pictures(data: Path, tmp_path: Path) -> None:
-    grey = ("data.channels=1", "first_stage.model.network.image_channels=1")
-    go(small_config(*grey), data, tmp_path / "run")
+    go(small_config("data.channels=1"), data, tmp_path / "run")
     model = load_pretrained(tmp_path / "run").model
     assert model.first_stage.channels == 1
     picture = load(tmp_path / "run", "cpu").generate(["a red disc"], seed=1, steps=2)[0]
     assert picture.size == (16, 16)
-    with pytest.raises(InputError, match=r"data.channels is 1, but first_stage.model.network.image_channels is 3"):
-        go(small_config("data.channels=1"), data, tmp_path / "other")
+    for first, name in (("network.", "first_stage.model.network.image_channels=1"), ("", IDENTITY)):
+        with pytest.raises(InputError, match=rf"data.channels is 3, but first_stage.model.{first}image_channels is 1"):
+            resolve(small_config(name), data)
 
 
 def test_mirrored_pictures(data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     emoji.add_argument("directory", type=Path, help="folder to write")
     emoji.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
     emoji.add_argument("--styles", nargs="+", default=list(_STYLES), metavar="STYLE", help=f"of {', '.join(_STYLES)}")
-    emoji.add_argument("--background", default="white", help="white (RGB) or transparent (RGBA)")
+    emoji.add_argument("--background", default="transparent", help="transparent (RGBA, the default) or white (RGB)")
     emoji.add_argument("--cache", type=Path, help="folder for npm tarballs (default ~/.cache/sfumato/npm)")
     emoji.add_argument("--workers", type=int, help="processes that render (default: one a core)")
 

@@ -147,17 +147,14 @@ def read_source(pipeline: Pipeline, data: Path, split: str | None, num: int | No
 
 
 def generator(pipeline: Pipeline, draft: Draft) -> Generate:
-    """The model as the protocol wants it: prompts and consecutive seeds in, bytes out."""
+    """The model as the protocol wants it: prompts and consecutive seeds in, bytes of the model's own channels out."""
     import dataclasses
 
-    import numpy as np
     import torch
 
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         asked = dataclasses.replace(draft, prompts=tuple(prompts), seed=seeds[0])
-        images = [made.image for made in pipeline.stream(pipeline.request(asked))]
-        arrays = [np.array(image) for image in images]
-        return torch.stack([torch.from_numpy(a if a.ndim == 3 else a[..., None]) for a in arrays]).permute(0, 3, 1, 2)
+        return torch.stack([made.pixels for made in pipeline.stream(pipeline.request(asked))])
 
     return generate
 

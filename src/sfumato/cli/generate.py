@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sfumato.errors import InputError
 from sfumato.generation.film import FILM_FORMATS, check_count
-from sfumato.generation.limits import SAMPLER_NAMES, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
 from sfumato.generation.metadata import Parameters, read_parameters
 from sfumato.generation.output import SHEET_FORMATS, Destination, checked_file, checked_path, destination
 from sfumato.generation.request import BATCH_SIZE, Draft
@@ -42,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)} (default: the model's)")
     add("--size", metavar="HxW", help="height x width in pixels (default: the model's)")
+    add("--background", metavar="COLOR", help="white, transparent, a colour's name or #rrggbb (default: white)")
     add("--batch-size", metavar="B", default=str(BATCH_SIZE), help=f"pictures at once on a GPU (default: {BATCH_SIZE})")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--out", metavar="FILE|DIR", help="a PNG file or a directory (default: here, named after prompt and seed)")
-    add("--grid", metavar="FILE", help="also write all pictures on one sheet (png, jpg, webp)")
-    add("--film", metavar="FILE", help="also write an animation of the denoising (gif, webp, png)")
+    add("--grid", metavar="FILE", help="also write all pictures on one sheet (png, jpg, webp; jpg is never transparent)")
+    add("--film", metavar="FILE", help="also write an animation of the denoising (gif, webp, png; gif is never transparent)")
     add("--from", metavar="PICTURE", dest="source", help="make the picture of this PNG again; other flags change it")
     add("--overwrite", action="store_true", help="replace existing files")
     add("--quiet", action="store_true", help="no progress bar")
@@ -132,6 +133,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
         height=height,
         width=width,
         batch_size=number("batch_size"),
+        background=args.background if args.background is not None else getattr(source, "background", WHITE),
     )
 
 

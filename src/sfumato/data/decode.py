@@ -3,8 +3,9 @@
 What is done, in order: only the parsers of `FORMATS` are tried, whatever the name says; the size in the header is
 checked before a pixel is decoded; the first frame is decoded whole (a truncated file is an error); 16-bit grey is
 scaled by 255/65535, 16-bit colour keeps its high bytes, CMYK is inverted where Adobe's marker says so; a valid
-embedded profile is converted to sRGB; the EXIF orientation is applied; transparency is laid on a background;
-the picture is resized with an antialiasing filter and cropped (or padded) to the size asked for.
+embedded profile is converted to sRGB; the EXIF orientation is applied; transparency is laid on a background, for four
+channels on white, with alpha kept beside it (`sfumato.alpha`); the picture is resized with an antialiasing filter and
+cropped (or padded) to the size asked for.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class DecodeError(InputError):
 class Target:
     """What a decoded picture must be.
 
-    size: side in pixels, or (height, width); None keeps the picture's own. channels: 1 grey, 3 RGB, 4 RGBA.
-    background: what transparency is laid on (not for 4 channels), and what `pad` fills with.
+    size: side in pixels, or (height, width); None keeps the picture's own. channels: 1 grey, 3 RGB, 4 the
+    picture on white, then alpha: its first three channels are what 3 channels on white give, to the last bit.
+    background: what transparency is laid on, and what `pad` fills with; always white for 4 channels, with alpha 0.
     crop: `center` scales the shorter side and cuts the longer; `pad` scales the longer side and fills.
     """
 
@@ -54,9 +56,11 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3, 4):
-            raise InputError(f"channels {self.channels}: expected 1 (grey), 3 (RGB) or 4 (RGBA).")
+            raise InputError(f"channels {self.channels}: expected 1 (grey), 3 (RGB) or 4 (with transparency).")
         if self.background not in BACKGROUNDS:
             raise unknown("background", self.background, BACKGROUNDS)
+        if self.channels == 4 and self.background != "white":
+            raise InputError(f"background {self.background} with 4 channels, which keep transparency: leave it white.")
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
         if self.size is not None and not 1 <= min(self.height_width) <= max(self.height_width) <= MAX_SIDE:
@@ -114,13 +118,12 @@ def decode(data: bytes, name: str, target: Target = Target(), max_pixels: int = 
     try:
         image.load()
         upright = _orient(_to_srgb(_to_8_bit(image)), image)
-        flat = _flatten(upright, target)
-        pixels = np.asarray(flat if target.size is None else _fit(flat, target))
+        planes = [np.asarray(image if target.size is None else _fit(image, target)) for image in _planes(upright, target)]
     except DecodeError as error:
         raise DecodeError(name, error.reason) from None
     except Exception as error:  # as above
         raise DecodeError(name, f"damaged or truncated ({_short(error)})") from None
-    return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")  # (C, H, W), writable
+    return np.concatenate([p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in planes])  # (C, H, W), writable
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -193,14 +196,15 @@ def _orient(image: Image.Image, original: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _flatten(image: Image.Image, target: Target) -> Image.Image:
-    """Mode L, RGB or RGBA, as `target.channels` asks."""
-    if target.channels == 4:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
+def _planes(image: Image.Image, target: Target) -> list[Image.Image]:
+    """The picture on its background, mode L or RGB, and for 4 channels its alpha, mode L: each is resized by itself."""
+    flat = image
     if image.mode == "RGBA":
         canvas = Image.new("RGBA", image.size, (*BACKGROUNDS[target.background], 255))
-        image = Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("L" if target.channels == 1 else "RGB")
+        flat = Image.alpha_composite(canvas, image).convert("RGB")
+    if target.channels != 4:
+        return [flat.convert("L" if target.channels == 1 else "RGB")]
+    return [flat.convert("RGB"), image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)]
 
 
 def _fit(image: Image.Image, target: Target) -> Image.Image:
@@ -216,14 +220,15 @@ def _fit(image: Image.Image, target: Target) -> Image.Image:
         box = (left, top, min(left + w, image.width), min(top + h, image.height))
         return image.resize((width, height), resample, box=box)
     inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
-    canvas = Image.new(image.mode, (width, height), _fill(image.mode, target.background))
+    canvas = Image.new(image.mode, (width, height), _fill(image.mode, target))
     canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     return canvas
 
 
-def _fill(mode: str, background: str) -> Any:
-    red, green, blue = BACKGROUNDS[background]
-    return {"L": red, "RGB": (red, green, blue), "RGBA": (red, green, blue, 0)}[mode]
+def _fill(mode: str, target: Target) -> Any:
+    if mode == "RGB":
+        return BACKGROUNDS[target.background]
+    return 0 if target.channels == 4 else BACKGROUNDS[target.background][0]  # alpha, or grey
 
 
 def _looks_like(data: bytes) -> str:

@@ -1,7 +1,7 @@
 """The data set of the default model: five drawings of the same concepts, with captions, made from npm packages.
 
 Held-out rule. With HEXCODE as emojibase writes it, h = int(sha256("HEXCODE/style")[:8], 16) mod 20: h = 0 is test,
-h = 1 validation, the rest train. Pictures of one style that are equal after rendering are one group: when one of
+h = 1 validation, the rest train. Pictures of one style that are equal on white are one group: when one of
 them is held out, those of the group that would be training pictures are `excluded`. The concept may well be seen
 in another style: the held-out pairs test composition.
 """
@@ -24,7 +24,7 @@ from sfumato.data.emoji_sources import STYLES, Emoji, default_cache, drawings, r
 from sfumato.data.emoji_text import caption, variants
 from sfumato.errors import InputError, MachineError, unknown
 
-BACKGROUNDS = ("white", "transparent")
+BACKGROUNDS = ("transparent", "white")
 Progress = Callable[[str, int, int], None]
 
 
@@ -49,7 +49,7 @@ def hash_split(hexcode: str, style: str) -> str:
 
 
 def splits(digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], str]:
-    """{(hexcode, style): split} from {(hexcode, style): digest of the pixels}; `excluded` as the rule says."""
+    """{(hexcode, style): split} from {(hexcode, style): digest of the pixels on white}; `excluded` as the rule says."""
     own = {pair: hash_split(*pair) for pair in digests}
     groups: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for (hexcode, style), digest in digests.items():
@@ -64,17 +64,18 @@ def build_emoji(
     directory: str | os.PathLike[str],
     size: int = 128,
     styles: Sequence[str] = STYLES,
-    background: str = "white",
+    background: str = "transparent",
     cache: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> EmojiReport:
     """Write `images/<style>/<HEXCODE>.png`, `metadata.jsonl` and `NOTICE` into `directory`.
 
-    size: side in pixels, 16 to 1024. background: `white` gives RGB, `transparent` RGBA. cache: where npm tarballs are
-    kept. workers: processes that render, by default one a core. progress is called with (stage, done, total).
-    `metadata.jsonl` is written last, so a folder that has one is complete. Raises `InputError` for a bad argument or a
-    folder that holds something else, `MachineError` without npm, network, resvg or a writable disk.
+    size: side in pixels, 16 to 1024. background: `transparent` gives straight RGBA, `white` RGB laid on white; captions
+    and splits are the same. cache: where npm tarballs are kept. workers: processes that render, by default one a core.
+    progress is called with (stage, done, total). `metadata.jsonl` is written last, so a folder that has one is complete.
+    Raises `InputError` for a bad argument or a folder that holds something else, `MachineError` without npm, network,
+    resvg or a writable disk.
     """
     root = Path(directory)
     _check(root, size, styles, background)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from sfumato.alpha import straight
 from sfumato.errors import InputError, MachineError
 
 # k; two for fluent-3d, whose many blurs cost by area and leave few hard edges
@@ -27,7 +28,10 @@ SCALE = {"noto": 1.0, "twemoji": 0.953, "openmoji": 1.2, "fluent-3d": 1.07, "flu
 
 @dataclass(frozen=True)
 class Job:
-    """One drawing to render; plain values, so that it can cross to a worker process."""
+    """One drawing to render; plain values, so that it can cross to a worker process.
+
+    background: `white` for RGB, `transparent` for straight RGBA.
+    """
 
     style: str
     hexcode: str
@@ -38,7 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Rendered:
-    """PNG file bytes, and the SHA-256 of the pixels they decode to (equal pictures have equal digests)."""
+    """PNG file bytes, and the SHA-256 of the (H, W, 3) pixels of the picture laid on white.
+
+    Pictures that are equal on white have equal digests, whatever `Job.background`: groups and splits hang on them.
+    """
 
     style: str
     hexcode: str
@@ -58,10 +65,11 @@ def render(job: Job) -> Rendered:
         ink = _ink(_rasterize(job, width), job)
     canvas = _place(ink, side)
     mean = canvas.reshape(job.size, k, job.size, k, 4).mean(axis=(1, 3))  # (H, W, 4) premultiplied
-    pixels = _compose(mean, job.background)
+    white, alpha = _on_white(mean)
+    pixels = white if job.background == "white" else _straight(white, alpha)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return Rendered(job.style, job.hexcode, stream.getvalue(), hashlib.sha256(pixels.tobytes()).hexdigest())
+    return Rendered(job.style, job.hexcode, stream.getvalue(), hashlib.sha256(white.tobytes()).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -117,11 +125,17 @@ def _place(ink: _Ink, side: int) -> np.ndarray:
     return canvas
 
 
-def _compose(mean: np.ndarray, background: str) -> np.ndarray:
-    """(H, W, 3) on white, or (H, W, 4) with alpha; uint8."""
-    colour, alpha = mean[..., :3], mean[..., 3:]
-    if background == "white":
-        pixels = colour + (255 - alpha)
-    else:
-        pixels = np.concatenate([np.where(alpha > 0, colour * 255 / np.maximum(alpha, 1e-6), 0), alpha], axis=-1)
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+def _on_white(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Premultiplied (H, W, 4), 0...255 -> uint8 (H, W, 3) laid on white, and alpha (H, W, 1).
+
+    Alpha is rounded with the white that it lets through, so that no pixel on white is darker than its alpha allows.
+    """
+    colour, through = mean[..., :3], 255 - mean[..., 3:]
+    white = np.clip(np.rint(colour + through), 0, 255).astype(np.uint8)
+    return white, (255 - np.clip(np.rint(through), 0, 255)).astype(np.uint8)
+
+
+def _straight(white: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 4) that gives `white` again, to the last bit, when it is laid on white."""
+    pixels = np.concatenate([white, alpha], axis=-1).transpose(2, 0, 1)
+    return np.ascontiguousarray(straight(pixels).transpose(1, 2, 0))

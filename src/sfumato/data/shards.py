@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from sfumato.alpha import straight
 from sfumato.data.captions import parse_caption_file
 from sfumato.data.decode import Target, decode
 from sfumato.data.folder import SUFFIXES, BadFile, ImageFolder, Record, normalize_split, scan, sort_key
@@ -118,9 +120,10 @@ def pack(
     """Write the pictures of a folder to one `.tar` of picture and JSON members; returns its size in bytes.
 
     size: side to resize to, None keeps each picture's. format: `webp`, or `bmp` (raw pixels: larger, but a compressor
-    run over the whole archive finds what pictures share). quality: 1 to 100 for lossy WebP, None lossless (pixels equal).
-    The same folder gives the same bytes (with the same WebP encoder): members are sorted and carry no time or owner.
-    Raises as `scan` and `decode` do, `MachineError` when it cannot be written.
+    run over the whole archive finds what pictures share). quality: 1 to 100 for lossy WebP, None lossless: pixels are
+    equal on every background (colours where alpha is 0 are not kept). The same folder gives the same bytes (with the same
+    WebP encoder): members are sorted and carry no time or owner. Raises as `scan` and `decode` do, `MachineError` when it
+    cannot be written.
     """
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"WebP quality {quality}; expected 1 to 100, or none for lossless.")
@@ -175,10 +178,11 @@ def _side(record: Record, with_captions: bool) -> dict[str, Any]:
 
 def _encode(record: Record, size: int | None, format: str, quality: int | None) -> bytes:
     pixels = decode(record.read(), record.name, Target(size, channels=4))  # (4, H, W)
-    if pixels[3].min() == 255:
-        pixels = pixels[:3]
+    pixels = pixels[:3] if pixels[3].min() == 255 else straight(pixels)
     image = Image.fromarray(pixels.transpose(1, 2, 0))
     stream = io.BytesIO()
+    if format == "bmp" and image.mode == "RGBA":
+        return _bmp_with_alpha(image)
     if format == "bmp":
         image.save(stream, "BMP")
     elif quality is None:
@@ -186,6 +190,14 @@ def _encode(record: Record, size: int | None, format: str, quality: int | None) 
     else:
         image.save(stream, "WEBP", quality=quality, method=6, use_sharp_yuv=True)
     return stream.getvalue()
+
+
+def _bmp_with_alpha(image: Image.Image) -> bytes:
+    """A BMP of 32 bits with a BITMAPV4HEADER, whose masks name alpha: Pillow reads such files, and writes none."""
+    (width, height), rows = image.size, image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
+    masks = (0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000)  # red, green, blue, alpha
+    info = struct.pack("<IiiHHIIiiII4I4s48x", 108, width, height, 1, 32, 3, len(rows), 2835, 2835, 0, 0, *masks, b"BGRs")
+    return struct.pack("<2sIII", b"BM", 14 + len(info) + len(rows), 0, 14 + len(info)) + info + rows
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -122,6 +122,8 @@ def evaluate(
         else:
             notes.append("Retrieval@1 is left out: captions do not say which picture of a group is meant.")
         notes += run.distribution_notes()
+    if made.alpha_psnr is not None:
+        notes.append("Pictures with transparency are measured on white; alpha itself has the one row that names it.")
     report = Report(rows, run.manifest(about or {}, generated), groups, notes)
     return Evaluation(report, run.drawn, generated, hits, made)
 
@@ -179,6 +181,7 @@ class _Run:
             ("psnr", "reconstruction PSNR", made.psnr, "higher", "dB"),
             ("ssim", "reconstruction SSIM", made.ssim, "higher", ""),
             ("perceptual", "reconstruction perceptual distance", made.perceptual, "lower", ""),
+            ("alpha_psnr", "reconstruction alpha PSNR", made.alpha_psnr, "higher", "dB"),
         )
         for key, label, values, better, unit in scores:
             if values is not None:

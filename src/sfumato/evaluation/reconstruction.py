@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfumato.alpha import on_white
 from sfumato.evaluation.data import batches, to_bytes, to_unit
 from sfumato.evaluation.scoring import OnBatch
 from sfumato.first_stages.base import FirstStage
 from sfumato.losses.perceptual import PerceptualLoss
-from sfumato.metrics.image import WINDOW, psnr, ssim
-
-MAX_PSNR = 100.0
+from sfumato.metrics.image import MAX_PSNR, WINDOW, psnr, ssim
 
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """pixels: (N, C, H, W) uint8 as they would be saved. psnr in dB (equal pictures count 100), ssim, perceptual: (N,).
+    """pixels: (N, C, H, W) uint8, the model's own channels. psnr in dB (equal pictures count 100), ssim, perceptual: (N,).
 
+    Pictures with transparency are compared on white; `alpha_psnr` (N,) is that of their fourth channel, None without.
     `ssim` is None for pictures smaller than its window.
     """
 
@@ -27,6 +27,7 @@ class Reconstructions:
     psnr: Tensor
     ssim: Tensor | None
     perceptual: Tensor
+    alpha_psnr: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -40,15 +41,19 @@ def reconstruction(
     """Reconstruct (N, C, H, W) uint8 pictures from the mode of q(z | x) and compare 8-bit pictures."""
     distance = PerceptualLoss.embedded()
     found: list[tuple[Tensor, ...]] = []
-    structured = min(pixels.shape[-2:]) >= WINDOW
+    structured, transparent = min(pixels.shape[-2:]) >= WINDOW, pixels.shape[1] == 4
     for part in batches(len(pixels), batch_size):
         x = to_unit(pixels[part].to(device))
         made = to_bytes(first_stage.decode(first_stage.posterior(x).mode()))
         x_hat = to_unit(made)
         unit, unit_hat = (x + 1) / 2, (x_hat + 1) / 2
-        similarity = ssim(unit_hat, unit) if structured else x.new_zeros(len(x))
-        found.append((made.cpu(), psnr(unit_hat, unit).cpu(), similarity.cpu(), distance(x_hat, x).cpu()))
+        shown, shown_hat = on_white(unit), on_white(unit_hat)
+        similarity = ssim(shown_hat, shown) if structured else x.new_zeros(len(x))
+        alpha = psnr(unit_hat[:, 3:], unit[:, 3:]) if transparent else x.new_zeros(len(x))
+        scores = (psnr(shown_hat, shown), similarity, distance(x_hat, x), alpha)
+        found.append((made.cpu(), *(score.cpu() for score in scores)))
         if on_batch is not None:
             on_batch(part.stop, len(pixels))
-    made, ratio, similarity, perceived = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Reconstructions(made, ratio.clamp(max=MAX_PSNR), similarity if structured else None, perceived)
+    made, ratio, similarity, perceived, alpha = (torch.cat(parts) for parts in zip(*found, strict=True))
+    ratio, alpha = ratio.clamp(max=MAX_PSNR), alpha.clamp(max=MAX_PSNR)
+    return Reconstructions(made, ratio, similarity if structured else None, perceived, alpha if transparent else None)

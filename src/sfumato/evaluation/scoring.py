@@ -1,7 +1,7 @@
 """The features that score: MobileNetV2's last shipped block, pooled.
 
-Every picture is resized to one square, run through the network and averaged over places: 96 numbers (twice that for RGBA, which
-is looked at on two backgrounds). Distances in them are named FD-MobileNetV2 and KD-MobileNetV2; they are no FID.
+Every picture is resized to one square, run through the network and averaged over places: 96 numbers. Pictures
+with transparency are seen on white. Distances in them are named FD-MobileNetV2 and KD-MobileNetV2; they are no FID.
 """
 
 from __future__ import annotations

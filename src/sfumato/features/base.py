@@ -22,7 +22,7 @@ class FeatureExtractor(nn.Module, ABC):
         """(B, 3, H, W) in [-1, 1] -> the feature map (B, C_l, H_l, W_l) of each asked layer."""
 
     def forward(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """(B, C, H, W) in [-1, 1], any C -> {layer: (B, V * C_l, H_l, W_l)}; V views of `rgb_views`, 1 for grey and RGB.
+        """(B, C, H, W) in [-1, 1], any C -> {layer: (B, V * C_l, H_l, W_l)}; V views of `rgb_views`, 1 up to C = 4.
 
         Runs no deeper than the deepest asked layer. Raises `InputError` for an unknown layer.
         """

@@ -10,13 +10,18 @@ from sfumato.latent import Latent
 from sfumato.posterior import DiagonalGaussian
 
 
+def preview_channels(image_channels: int) -> int:
+    """Of a small preview: the picture's own, but for pictures with transparency the three on white (`sfumato.alpha`)."""
+    return 3 if image_channels == 4 else image_channels
+
+
 class Decoder(nn.Module, ABC):
     """latent -> pixels. A GAN's first stage is only this."""
 
     latent: Latent
     channels: int
     preview: Tensor | None
-    """(latent channels + 1, image channels): a linear map, bias last, from latent to a small preview."""
+    """(latent channels + 1, preview channels): a linear map, bias last, from latent to a small preview."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:

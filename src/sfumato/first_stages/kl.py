@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.first_stages.base import FirstStage
+from sfumato.first_stages.base import FirstStage, preview_channels
 from sfumato.latent import Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig, Decoder, Encoder
 from sfumato.posterior import DiagonalGaussian
@@ -50,7 +50,7 @@ class KLFirstStage(FirstStage):
         self.post_quant_conv = nn.Conv2d(embed, net.latent_channels, 1)
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("scale", torch.ones(embed))
-        self.register_buffer("preview", torch.zeros(embed + 1, net.image_channels))
+        self.register_buffer("preview", torch.zeros(embed + 1, preview_channels(net.image_channels)))
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """(B, C, H, W) pixels in [-1, 1] -> q(z | x) in unit scale; sides must be multiples of the factor."""
@@ -69,7 +69,7 @@ class KLFirstStage(FirstStage):
         return self.decoder.last_layer
 
     def set_statistics(self, mean: Tensor, std: Tensor, preview: Tensor) -> None:
-        """Store the measured latent statistics (C,), (C,) and the preview map (C + 1, image channels)."""
+        """Store the measured latent statistics (C,), (C,) and the preview map (C + 1, preview channels)."""
         self.shift.copy_(mean)
         self.scale.copy_(std)
         self.preview.copy_(preview)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sfumato.errors import MachineError, SfumatoError
 from sfumato.first_stages.base import Decoder
-from sfumato.generation.pixels import to_pictures, to_previews
+from sfumato.generation.limits import WHITE
+from sfumato.generation.pixels import to_bytes, to_pictures, to_previews
 from sfumato.generation.request import Picture, Request
 from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
@@ -39,13 +40,14 @@ class Progress:
     num_steps: int
     z_0: Tensor
     first_stage: Decoder
+    background: str = WHITE
 
     def decode(self) -> list[Image.Image]:
-        """The estimates as pictures of full size."""
-        return to_pictures(self.first_stage.decode(self.z_0))
+        """The estimates as pictures of full size, on the request's background."""
+        return to_pictures(self.first_stage.decode(self.z_0), self.background)
 
     def previews(self) -> list[Image.Image]:
-        """Small pictures by the first stage's linear preview map; where it has none, full ones."""
+        """Small pictures by the first stage's linear preview map, on white; where it has none, full ones."""
         preview = self.first_stage.preview
         return self.decode() if preview is None else to_previews(self.z_0, preview)
 
@@ -55,9 +57,10 @@ OnStep = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Made:
-    """A picture that is done."""
+    """A picture that is done: `pixels` are the model's own, uint8 (C, H, W); `image` is on the request's background."""
 
     picture: Picture
+    pixels: Tensor
     image: Image.Image
 
 
@@ -75,12 +78,12 @@ def run(
         chunk = tuple(pictures[first : first + size])
         try:
             with _full_precision(device):
-                images = _make(model, chunk, request, settings, on_step)
+                made = _make(model, chunk, request, settings, on_step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(request, device, len(chunk)) from None
-        yield from (Made(picture, image) for picture, image in zip(chunk, images, strict=True))
+        yield from made
 
 
 def chunk_size(request: Request, device: torch.device) -> int:
@@ -98,7 +101,7 @@ def _full_precision(device: torch.device) -> AbstractContextManager[None]:
 @torch.inference_mode()
 def _make(
     model: LatentModel, chunk: tuple[Picture, ...], request: Request, settings: Any, on_step: OnStep | None
-) -> list[Image.Image]:
+) -> list[Made]:
     prepared, negative = _inputs(model, chunk, request)
     twins = model.conditioner.twins(prepared, request.guidance, negative)
     shape = (len(chunk), *model.latent_shape(request.height, request.width))
@@ -109,12 +112,13 @@ def _make(
         if z.device.type == "cpu":  # a GPU would have to wait for the answer; there the last step tells
             _check_finite(z, chunk, number, step.total)
         if on_step is not None:
-            on_step(Progress(chunk, number, step.total, step.z_0, model.first_stage))
+            on_step(Progress(chunk, number, step.total, step.z_0, model.first_stage, request.background))
     assert z is not None, "a prior yields at least one step"
     _check_finite(z, chunk, number, number)
     x = model.decode(z)  # (B, C, H, W)
     _check_finite(x, chunk, number, number)
-    return to_pictures(x)
+    images = to_pictures(x, request.background)
+    return [Made(*one) for one in zip(chunk, to_bytes(x), images, strict=True)]
 
 
 def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Tensor, Tensor | None]:

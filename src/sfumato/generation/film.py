@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato.errors import InputError
 from sfumato.generation.output import write_new
-from sfumato.generation.sheet import make_sheet
+from sfumato.generation.sheet import make_sheet, on_white
 
 if TYPE_CHECKING:
     from sfumato.generation.engine import Progress
@@ -65,14 +65,22 @@ class Film:
         return [make_sheet(frame, self.columns) for frame in [*steps, last]]
 
     def save(self, path: Path, *, overwrite: bool = False) -> Path:
-        """Write the film in the format that the suffix names (gif, webp, png or apng), atomically; returns its path."""
+        """Write the film in the format that the suffix names (gif, webp, png or apng), atomically; returns its path.
+
+        Films of transparent pictures are transparent; a GIF, which has no soft edges, is on white.
+        """
+        kind = FILM_FORMATS[path.suffix.lower()]
         frames = self.sheets()
+        if kind == "GIF":
+            frames = [on_white(frame) for frame in frames]
+        elif any(frame.mode == "RGBA" for frame in frames):
+            frames = [frame.convert("RGBA") for frame in frames]  # previews may have no alpha
         durations = [FRAME_MS] * (len(frames) - 1) + [HOLD_MS]
         buffer = io.BytesIO()
-        options = {"lossless": False, "quality": 85} if path.suffix.lower() == ".webp" else {}
+        options = {"lossless": False, "quality": 85} if kind == "WEBP" else {}
         frames[0].save(
             buffer,
-            FILM_FORMATS[path.suffix.lower()],
+            kind,
             save_all=True,
             append_images=frames[1:],
             duration=durations,

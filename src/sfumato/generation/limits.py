@@ -8,6 +8,7 @@ PyTorch is not needed here, so a wrong flag is answered at once.
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
@@ -15,6 +16,8 @@ import re
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from PIL import ImageColor
 
 from sfumato.errors import InputError, unknown
 
@@ -29,6 +32,9 @@ SAMPLER_NAMES = {
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
 }
+
+WHITE, TRANSPARENT = "white", "transparent"
+"""Backgrounds with a name of their own; every other one is #rrggbb."""
 
 SHOWN = 40  # characters of a bad value that a message repeats
 
@@ -86,6 +92,21 @@ class Limits:
         if value not in SAMPLER_NAMES:
             raise unknown("sampler", value if len(value) <= SHOWN else value[:SHOWN] + "...", SAMPLER_NAMES)
         return value
+
+    def background(self, value: object) -> str:
+        """What pictures are laid on: white, transparent, or a colour as #rrggbb from its name or from #rgb."""
+        expected = "expected white, transparent, the name of a colour such as skyblue, or #rrggbb"
+        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]{1,40}|#[0-9A-Fa-f]{3}|#[0-9A-Fa-f]{6}", value):
+            raise InputError(f"background: got {shorten(value)}, {expected}.")
+        if value.lower() == TRANSPARENT:
+            return TRANSPARENT
+        try:
+            colour = ImageColor.getrgb(value)
+        except ValueError:
+            near = difflib.get_close_matches(value.lower(), [WHITE, TRANSPARENT, *ImageColor.colormap], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise InputError(f"background: got {shorten(value)}, {expected}{hint}") from None
+        return WHITE if colour == (255, 255, 255) else "#{:02x}{:02x}{:02x}".format(*colour)
 
     def text(self, name: str, value: object) -> str:
         """A prompt: text of limited length that UTF-8 can write, without NUL."""

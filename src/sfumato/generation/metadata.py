@@ -7,8 +7,9 @@ Two text chunks of the PNG:
     Negative prompt: <negative prompt>
     Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 7, Size: 128x128, Model hash: abcdef1234, Model: emoji, Version: ...
 
-  (Size is WIDTHxHEIGHT there; a value with a comma, colon or line break is written as JSON.) A prompt that itself holds the
-  line "Negative prompt: ..." is ambiguous in it, as in the web UI; hence
+  (Size is WIDTHxHEIGHT there; a value with a comma, colon or line break is written as JSON; a background other than white
+  follows the model, as "Background: transparent".) A prompt that itself holds the line "Negative prompt: ..." is ambiguous
+  in it, as in the web UI; hence
 `sfumato` - the same as JSON with a format number, exact for any prompt. It is read first.
 
 File content is data: nothing in it is executed or followed, every value passes the same limits as a typed flag.
@@ -30,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import InputError
-from sfumato.generation.limits import LIMITS, SAMPLER_NAMES, number_from_text, shorten
+from sfumato.generation.limits import LIMITS, SAMPLER_NAMES, WHITE, number_from_text, shorten
 
 FORMAT = 1
 PARAMETERS, EXACT = "parameters", "sfumato"
@@ -41,7 +42,10 @@ _NEGATIVE = "Negative prompt:"
 
 @dataclass(frozen=True)
 class Parameters:
-    """How one picture was made; None where a file does not say. Values are checked on construction (`InputError`)."""
+    """How one picture was made; None where a file does not say, white for the background.
+
+    Values are checked on construction (`InputError`).
+    """
 
     prompt: str
     negative: str | None = None
@@ -53,6 +57,7 @@ class Parameters:
     width: int | None = None
     model: str | None = None
     model_hash: str | None = None
+    background: str = WHITE
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative", "sampler", "model", "model_hash"):
@@ -62,6 +67,7 @@ class Parameters:
         self._check("seed", LIMITS.seed)
         self._check("steps", LIMITS.steps)
         self._check("guidance", LIMITS.guidance)
+        object.__setattr__(self, "background", LIMITS.background(self.background))
 
     def _check(self, name: str, check: Callable[[object], object]) -> None:
         value = getattr(self, name)
@@ -78,6 +84,7 @@ class Parameters:
             "Size": None if self.width is None else f"{self.width}x{self.height}",
             "Model hash": self.model_hash,
             "Model": self.model,
+            "Background": None if self.background == WHITE else self.background,
             "Version": f"sfumato {_version()}",
         }
         lines = [self.prompt] + ([f"{_NEGATIVE} {self.negative}"] if self.negative else [])
@@ -85,7 +92,10 @@ class Parameters:
 
     def to_json(self) -> str:
         """The `sfumato` text."""
-        return json.dumps({"format": FORMAT, "version": _version()} | dataclasses.asdict(self), ensure_ascii=False)
+        fields = dataclasses.asdict(self)
+        if self.background == WHITE:
+            del fields["background"]
+        return json.dumps({"format": FORMAT, "version": _version()} | fields, ensure_ascii=False)
 
     def to_info(self) -> dict[str, str]:
         """Both texts, as an image's `info` and as a PNG's chunks."""
@@ -129,6 +139,7 @@ def parse_text(text: str) -> Parameters:
         width=int(size[1]) if size else None,
         model=fields.get("Model"),
         model_hash=fields.get("Model hash"),
+        background=fields.get("Background", WHITE),
     )
 
 

@@ -14,7 +14,9 @@ from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import InputError
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, OnStep, run
+from sfumato.generation.limits import WHITE, shorten
 from sfumato.generation.metadata import Parameters
+from sfumato.generation.pixels import WITH_ALPHA
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
 from sfumato.io.pretrained import LoadedModel, load_pretrained
 from sfumato.latent import Grid
@@ -46,8 +48,18 @@ class Pipeline:
             raise InputError(f"this model's latents are {type(latent).__name__}; pictures are made from a Grid.")
         return latent.factor * (prior.config.network.factor if isinstance(prior, DiffusionPrior) else 1)
 
+    @property
+    def draws_transparency(self) -> bool:
+        """Whether pictures have alpha, so that they can be laid on any background."""
+        return self.model.first_stage.channels == WITH_ALPHA
+
     def request(self, draft: Draft) -> Request:
         """`draft` with this model's defaults. Raises `InputError` when it does not fit the model."""
+        if draft.background != WHITE and not self.draws_transparency:
+            raise InputError(
+                f"background: got {draft.background!r}, but the model {shorten(self.name)} draws no transparency; "
+                "leave it white (--background white), or take a model whose pictures have four channels."
+            )
         defaults = self.loaded.defaults
         return draft.complete(
             steps=defaults.steps,
@@ -87,6 +99,7 @@ class Pipeline:
             width=request.width,
             model=self.name,
             model_hash=self.hash,
+            background=request.background,
         )
 
     def generate(
@@ -101,14 +114,17 @@ class Pipeline:
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
+        background: str = WHITE,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
-        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `on_step` is called after
-        each denoising step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture`
-        writes it to the file. Raises `InputError` for a value out of bounds, `MachineError` when memory runs out,
-        `NotFiniteError` when sampling diverges.
+        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `background` is what a model
+        that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
+        "#ffcc00"; the drawing is the same on all. `on_step` is called after each denoising step.
+        `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
+        file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError` when
+        memory runs out, `NotFiniteError` when sampling diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
         draft = Draft(
@@ -122,6 +138,7 @@ class Pipeline:
             height=height,
             width=width,
             batch_size=batch_size,
+            background=background,
         )
         return [made.image for made in self.stream(self.request(draft), on_step)]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sfumato.errors import InputError
-from sfumato.generation.limits import LIMITS, Limits
+from sfumato.generation.limits import LIMITS, WHITE, Limits
 
 BATCH_SIZE = 16
 
@@ -28,6 +28,7 @@ class Picture:
 class Request:
     """Everything that decides a call's pictures. Sizes in pixels; `negative` None is the model's own null condition.
 
+    `background` (white, transparent or #rrggbb) only decides what a picture with transparency is laid on when it is done.
     Raises `InputError` on construction when a value is out of bounds.
     """
 
@@ -41,6 +42,7 @@ class Request:
     width: int
     negative: str | None = None
     batch_size: int = BATCH_SIZE
+    background: str = WHITE
 
     def __post_init__(self) -> None:
         _check(self, LIMITS)
@@ -68,6 +70,7 @@ class Draft:
     height: int | None = None
     width: int | None = None
     batch_size: int = BATCH_SIZE
+    background: str = WHITE
 
     def __post_init__(self) -> None:
         _check(self, LIMITS)
@@ -94,6 +97,7 @@ class Draft:
             width=LIMITS.side("width", width, multiple),
             negative=self.negative,
             batch_size=self.batch_size,
+            background=self.background,
         )
 
 
@@ -110,6 +114,7 @@ def _check(asked: Request | Draft, limits: Limits) -> None:
 
     keep("num", limits.num(asked.num))
     keep("batch_size", limits.batch_size(asked.batch_size))
+    keep("background", limits.background(asked.background))
     if not isinstance(asked.prompts, Iterable):
         raise InputError("prompts: expected a list of texts.")
     keep("prompts", limits.prompts(asked.prompts, asked.num))

@@ -66,7 +66,8 @@ class PerceptualLoss(nn.Module):
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference: (B, C, H, W) in [-1, 1] -> (B,) distances. Gradients flow to x; the reference gets none.
 
-        Grey is repeated to RGB; more channels are looked at as several RGB views (`rgb_views`), whose distances are averaged.
+        Grey is repeated to RGB, four channels are seen on white; more are several RGB views (`rgb_views`), whose distances
+        are averaged.
         """
         extractor = self._extractor(x.device)
         views = rgb_views(x)  # (B, V, 3, H, W)

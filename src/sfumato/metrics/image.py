@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 WINDOW, SIGMA = 11, 1.5
+MAX_PSNR = 100.0
+"""What equal pictures, whose PSNR is infinite, count in a mean."""
 C1, C2 = 0.01**2, 0.03**2
 
 

@@ -16,7 +16,10 @@ def card(config: RunConfig, data: Mapping[str, Any], results: Mapping[str, Any],
         config.prior.condition, "unconditional-image-generation"
     )
     first, prior = results["first_stage"], results["prior"]
-    report = first["reconstruction"]
+    report, with_alpha, alpha = first["reconstruction"], "", ""
+    if "alpha_psnr" in report:
+        with_alpha = " with transparency"
+        alpha = f"\nCompared on white, as RGB pictures would be. PSNR of alpha alone: {report['alpha_psnr']:.2f} dB.\n"
     counts = "\n".join(f"| {name} | {number:,} |" for name, number in parameters.items())
     return f"""---
 library_name: sfumato
@@ -26,7 +29,7 @@ tags: [latent-diffusion, sfumato]
 
 # {config.name}
 
-A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) for {config.data.size}x{config.data.size} pictures,
+A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) for {config.data.size}x{config.data.size} pictures{with_alpha},
 trained by `sfumato train`. Conditioned on: {config.prior.condition}.
 
     sfumato generate {'"a prompt" ' if config.prior.condition == "text" else ""}--model DIR
@@ -47,7 +50,7 @@ trained by `sfumato train`. Conditioned on: {config.prior.condition}.
 | PSNR | SSIM | perceptual distance (embedded) |
 |---|---|---|
 | {report["psnr"]:.2f} dB | {report["ssim"]:.4f} | {report["perceptual"]:.4f} |
-
+{alpha}
 ## Training
 
 First stage: {first["steps"]} steps of {config.first_stage.train.batch_size}. Prior: {prior["steps"]} steps of

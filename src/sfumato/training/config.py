@@ -21,7 +21,10 @@ MAX_STEPS, MAX_BATCH_SIZE = 10**9, 2**16  # more is a slip of the finger
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How pictures are read. `size`: side in pixels after resizing; `flip`: mirror half of the training pictures."""
+    """How pictures are read. `size`: side in pixels after resizing; `flip`: mirror half of the training pictures.
+
+    `channels`: 1 grey, 3 RGB, 4 with transparency (laid on white, and alpha); the first stage follows.
+    """
 
     size: int = 256
     channels: int = 3

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.alpha import on_white
 from sfumato.data.order import batch_indices
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
@@ -42,9 +43,9 @@ class Moments:
 
 @torch.inference_mode()
 def measure(first_stage: FirstStage, pixels: Iterator[Tensor]) -> tuple[Moments, Tensor]:
-    """Moments in the first stage's present scale and, for the preview, pictures shrunk to the latents' size (N, C, h, w).
+    """Moments in the first stage's present scale and, for the preview, pictures shrunk to the latents' size (N, P, h, w).
 
-    `pixels` yields (B, C, H, W) in [-1, 1] on the first stage's device.
+    `pixels` yields (B, C, H, W) in [-1, 1] on the first stage's device. Previews are on white: P is 3 where C is 4, else C.
     """
     means, log_variances, small = [], [], []
     for x in pixels:
@@ -52,7 +53,7 @@ def measure(first_stage: FirstStage, pixels: Iterator[Tensor]) -> tuple[Moments,
         means.append(posterior.mean.half().cpu())
         if posterior.log_variance is not None:
             log_variances.append(posterior.log_variance.half().cpu())
-        small.append(F.adaptive_avg_pool2d(x, (posterior.mean.shape[2], posterior.mean.shape[3])).half().cpu())
+        small.append(F.adaptive_avg_pool2d(on_white(x), (posterior.mean.shape[2], posterior.mean.shape[3])).half().cpu())
     return Moments(torch.cat(means), torch.cat(log_variances) if log_variances else None), torch.cat(small)
 
 
@@ -72,7 +73,7 @@ def statistics(moments: Moments) -> tuple[Tensor, Tensor]:
 
 
 def fit_preview(moments: Moments, small: Tensor, mean: Tensor, std: Tensor, limit: int = 512) -> Tensor:
-    """Least-squares map (C + 1, image channels), bias last, from unit latents to small pictures."""
+    """Least-squares map (C + 1, P), bias last, from unit latents to small pictures of P channels."""
     z = (moments.mean[:limit].double() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
     inputs = z.movedim(1, -1).flatten(0, 2)  # (N h w, C)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.build import ConditionerConfig
+from sfumato.build import ConditionerConfig, FirstStageConfig
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.none import NoneConfig
@@ -22,6 +22,8 @@ from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import ImageFolder, Record, scan
 from sfumato.data.split import split
 from sfumato.errors import InputError, unknown
+from sfumato.first_stages.identity import IdentityConfig
+from sfumato.first_stages.kl import KLConfig
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import DataConfig, RunConfig
 
@@ -99,7 +101,7 @@ def _listing(folder: ImageFolder) -> str:
 
 
 def adapt(config: RunConfig, prepared: Prepared) -> tuple[RunConfig, str | None]:
-    """Choose the conditioner that the data allows, learn its tokenizer and give the denoiser its widths.
+    """Choose the conditioner that the data allows, learn its tokenizer, give first stage and denoiser their channels.
 
     Returns the fitting config and the tokenizer's JSON, None without captions. Raises `InputError`.
     """
@@ -110,8 +112,8 @@ def adapt(config: RunConfig, prepared: Prepared) -> tuple[RunConfig, str | None]
         learned = TextEncoder.learn_tokenizer(captions, conditioner.vocabulary)
         conditioner = dataclasses.replace(conditioner, vocabulary=learned.get_vocab_size())
         tokenizer = learned.to_str()
-    first_stage, model = config.first_stage.model, config.prior.model
-    channels = _latent_channels(first_stage, config.data.channels)
+    first_stage, model = with_channels(config.first_stage.model, config.data.channels), config.prior.model
+    channels = _latent_channels(first_stage)
     context = conditioner.dim if isinstance(conditioner, TextConfig | LabelConfig) else None
     vector = conditioner.vector_dim if isinstance(conditioner, TextConfig) else None
     network = dataclasses.replace(
@@ -120,20 +122,29 @@ def adapt(config: RunConfig, prepared: Prepared) -> tuple[RunConfig, str | None]
     prior = dataclasses.replace(
         config.prior, conditioner=conditioner, model=dataclasses.replace(model, network=network), condition=_name(conditioner)
     )
-    return dataclasses.replace(config, prior=prior), tokenizer
+    first = dataclasses.replace(config.first_stage, model=first_stage)
+    return dataclasses.replace(config, first_stage=first, prior=prior), tokenizer
 
 
-def _latent_channels(first_stage: object, image_channels: int) -> int:
-    from sfumato.first_stages.kl import KLConfig
-
-    if isinstance(first_stage, KLConfig):
-        if first_stage.network.image_channels != image_channels:
-            raise InputError(
-                f"data.channels is {image_channels}, but first_stage.model.network.image_channels is "
-                f"{first_stage.network.image_channels}; set both alike."
+def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageConfig:
+    """The first stage for pictures of `channels`; raises `InputError` where it was told of others than its default, 3."""
+    match first_stage:
+        case KLConfig(network=network):
+            given, name = network.image_channels, "first_stage.model.network.image_channels"
+            fitting: FirstStageConfig = dataclasses.replace(
+                first_stage, network=dataclasses.replace(network, image_channels=channels)
             )
+        case IdentityConfig(image_channels=given):
+            name, fitting = "first_stage.model.image_channels", IdentityConfig(channels)
+    if given not in (IdentityConfig().image_channels, channels):
+        raise InputError(f"data.channels is {channels}, but {name} is {given}; set data.channels alone, the other follows.")
+    return fitting
+
+
+def _latent_channels(first_stage: FirstStageConfig) -> int:
+    if isinstance(first_stage, KLConfig):
         return first_stage.embed_channels or first_stage.network.latent_channels
-    return image_channels
+    return first_stage.image_channels
 
 
 def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:

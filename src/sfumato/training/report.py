@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.alpha import on_white
 from sfumato.first_stages.base import FirstStage
 from sfumato.io.files import write_bytes
 from sfumato.losses.perceptual import PerceptualLoss
-from sfumato.metrics.image import psnr, ssim
+from sfumato.metrics.image import MAX_PSNR, psnr, ssim
 from sfumato.training.pixels import to_bytes, to_unit
 
 
@@ -22,15 +23,24 @@ from sfumato.training.pixels import to_bytes, to_unit
 def reconstruction_report(
     first_stage: FirstStage, pixels: Tensor, device: torch.device, batch_size: int = 16
 ) -> dict[str, float]:
-    """Mean PSNR in dB, SSIM and embedded perceptual distance of held-out pictures (N, C, H, W) uint8."""
+    """Mean PSNR in dB, SSIM and embedded perceptual distance of held-out pictures (N, C, H, W) uint8.
+
+    Pictures with transparency are compared on white, like RGB pictures; "alpha_psnr" says how their alpha fares (equal
+    ones count 100 dB).
+    """
     perceptual = PerceptualLoss.embedded()
     sums = {"psnr": 0.0, "ssim": 0.0, "perceptual": 0.0}
+    if pixels.shape[1] == 4:
+        sums["alpha_psnr"] = 0.0
     for start in range(0, len(pixels), batch_size):
         x = to_unit(pixels[start : start + batch_size].to(device))
         x_hat = to_unit(to_bytes(reconstruct(first_stage, x)))
         unit, unit_hat = (x + 1) / 2, (x_hat + 1) / 2
-        sums["psnr"] += float(psnr(unit_hat, unit).sum())
-        sums["ssim"] += float(ssim(unit_hat, unit).sum())
+        shown, shown_hat = on_white(unit), on_white(unit_hat)
+        sums["psnr"] += float(psnr(shown_hat, shown).sum())
+        sums["ssim"] += float(ssim(shown_hat, shown).sum())
+        if "alpha_psnr" in sums:
+            sums["alpha_psnr"] += float(psnr(unit_hat[:, 3:], unit[:, 3:]).clamp(max=MAX_PSNR).sum())
         sums["perceptual"] += float(perceptual(x_hat, x).sum())
     return {k: v / max(1, len(pixels)) for k, v in sums.items()} | {"pictures": float(len(pixels))}
 
@@ -42,7 +52,7 @@ def reconstruct(first_stage: FirstStage, x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def pairs_sheet(first_stage: FirstStage, pixels: Tensor, device: torch.device, count: int = 16) -> np.ndarray:
-    """Truth above reconstruction, (H, W, 3) uint8."""
+    """Truth above reconstruction, (H, W, 3) uint8, on white."""
     shown = pixels[:count]
     x_hat = to_bytes(reconstruct(first_stage, to_unit(shown.to(device)))).cpu()
     columns = min(8, len(shown))
@@ -70,12 +80,8 @@ def sheet(pictures: Sequence[Tensor], columns: int, gap: int = 2) -> np.ndarray:
 
 
 def as_rgb(picture: Tensor) -> np.ndarray:
-    """uint8 (C, H, W) -> (H, W, 3): grey repeated, alpha laid on white, other channels cut to the first three."""
-    channels = picture.shape[0]
-    if channels == 4:
-        alpha = picture[3:].float() / 255
-        picture = (picture[:3].float() * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
-    elif channels < 3:
+    """uint8 (C, H, W) -> (H, W, 3): grey repeated, else the first three channels, which of four are the picture on white."""
+    if picture.shape[0] < 3:
         picture = picture[:1].expand(3, -1, -1)
     return np.ascontiguousarray(picture[:3].movedim(0, -1).cpu().numpy())
 

@@ -111,8 +111,10 @@ class Run:
         numbers = report.reconstruction_report(averaged, held_out, self.device)
         report.save_sheet(stage.directory / "pairs.png", report.pairs_sheet(averaged, held_out, self.device, 32))
         write_json(stage.directory / "reconstruction.json", numbers)
+        alpha = f", alpha PSNR {numbers['alpha_psnr']:.2f} dB" if "alpha_psnr" in numbers else ""
         reporter.say(
-            f"reconstruction: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.4f}, perceptual {numbers['perceptual']:.4f}"
+            f"reconstruction: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.4f}, "
+            f"perceptual {numbers['perceptual']:.4f}{alpha}"
         )
         return stage.finish({"steps": outcome.step, "images_per_second": _rate(outcome), "reconstruction": numbers})
 
