@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.generation.pipeline import Pipeline
+from sfumato.cli.evaluate import measure
+from sfumato.errors import InputError
+from sfumato.generation.pipeline import Pipeline, load
+from sfumato.generation.request import Draft
 from tiny_models import loaded, text_config, unconditional_config, write_model
-from tiny_runs import SMALL
+from tiny_runs import SMALL, write_folder
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -142,3 +145,40 @@ def test_against_diffusers(tmp_path):
     found.pop("machine")
     assert len(found) == 3
     assert all(row["outputs_differ_by"] < 1e-3 and row["ratio"] > 0 for row in found.values())
+
+
+def test_sampling_sweep(directory, tmp_path, monkeypatch, capsys):
+    """Cells are measured once, by what `sfumato evaluate` measures; a file of another model is refused."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = write_folder(tmp_path / "data", 40)
+    module = script("sampling_sweep")
+    arguments = ["--data", str(data), "--model", str(directory), "--device=cpu", "--steps", "2", "--guidance", "1", "3"]
+    out = tmp_path / "sweep.json"
+    found = numbers(module, out, *arguments)["cells"]
+    assert list(found) == ["dpmpp_2m, 2 steps, guidance 1, everywhere", "dpmpp_2m, 2 steps, guidance 3, everywhere"]
+    measured = []
+    evaluate = module.measure
+    monkeypatch.setattr(module, "measure", lambda *a, **k: measured.append(k["guidance"]) or evaluate(*a, **k))
+    found = numbers(module, out, *arguments, "--intervals", "none", "0.3-0.9")["cells"]
+    assert measured == [1.0, 3.0]  # in the interval; everywhere was there
+    last = found["dpmpp_2m, 2 steps, guidance 3, 0.3-0.9"]
+    assert last["asked"]["interval"] == [0.3, 0.9]
+    assert last["found"]["seconds_a_picture"] > 0
+    assert out.with_suffix(".md").read_text().count("\n| dpmpp_2m") == 4
+    again = module.page(json.loads(out.read_text()))
+    assert again == out.with_suffix(".md").read_text()
+    capsys.readouterr()
+    with pytest.raises(InputError, match="is a sweep of"):
+        module.main([*arguments, "--seed=1", "--out", str(out)])
+
+
+def test_sweep_measures_what_evaluate_does(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = write_folder(tmp_path / "data", 200)  # 10 for validation
+    pipeline = load(directory, "cpu")
+    arguments = ["--data", str(data), "--model", str(directory), "--device=cpu", "--steps=2", "--guidance=3", "--num=9"]
+    [cell] = numbers(script("sampling_sweep"), tmp_path / "sweep.json", *arguments)["cells"].values()
+    draft = Draft(prompts=("",), seed=0, steps=2, guidance=3.0, batch_size=64)
+    report = measure(pipeline, data, draft, "validation", 9, None, None)
+    assert cell["found"]["fd_ratio"][0] == pytest.approx(report["fd_ratio"].value)
+    assert cell["found"]["pictures"] == 9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfumato.metrics.retrieval import chance, retrieval_at_1
+from sfumato.metrics.retrieval import centred_cosine, chance, distance_to_own, retrieval_at_1
 
 
 def features(n: int, seed: int = 0) -> torch.Tensor:
@@ -59,3 +59,14 @@ def test_a_few_queries_meet_the_whole_gallery() -> None:
 def test_lengths_have_to_agree() -> None:
     with pytest.raises(ValueError, match="an own picture a query"):
         retrieval_at_1(features(3), features(4), ["a"] * 4)
+
+
+def test_distance_to_the_own_picture() -> None:
+    """Four pictures around a common centre: the cosine is 1 to itself, -1 to the opposite one, 0 to those between."""
+    cross = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    real, groups = torch.cat([cross + 5, cross - 7]), ["a"] * 4 + ["b"] * 4
+    asked = [0, 6, 1]
+    queries = torch.stack([real[0], real[4], 5 + torch.tensor([3.0, 3.0])])  # equal, opposite, half-way at any length
+    expected = torch.tensor([0.0, 2.0, 1 - 0.5**0.5], dtype=torch.float64)
+    torch.testing.assert_close(distance_to_own(queries, real, groups, asked), expected)
+    torch.testing.assert_close(centred_cosine(queries[:1], real[:4])[0], torch.tensor([1.0, 0, -1, 0], dtype=torch.float64))
