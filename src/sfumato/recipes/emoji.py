@@ -26,7 +26,7 @@ def emoji() -> RunConfig:
     """
     return RunConfig(
         name="emoji",
-        data=DataConfig(size=128),
+        data=DataConfig(size=128, channels=4),
         first_stage=FirstStageRun(
             model=KLConfig(
                 network=AutoencoderConfig(
@@ -36,26 +36,30 @@ def emoji() -> RunConfig:
             ),
             loss=FirstStageLossConfig(perceptual_weight=0.3, kl_weight=0.02, gan_start="never"),
             train=OptimConfig(
-                steps=8_700, batch_size=64, learning_rate=6e-4, warmup_steps=300, decay="cosine", decay_fraction=0.6,
-                ema_decay=0.999, compile=True, checkpoint_every=2000, sample_every=2000, log_every=200,
+                steps=8_000, batch_size=64, learning_rate=6e-4, warmup_steps=300, decay="cosine", decay_fraction=0.6,
+                ema_decay=0.999, compile=True, cuda_graphs=True, checkpoint_every=2000, sample_every=4000, log_every=200,
             ),
         ),
         prior=PriorRun(
             model=DiffusionConfig(
                 network=UNetConfig(
                     16, 16, channels=96, multipliers=(1, 2), num_res_blocks=1, attention_factors=(1, 2),
-                    head_channels=None, num_heads=6, qk_norm=True,
+                    head_channels=32, qk_norm=True,
                 ),
                 schedule=ScheduleConfig(name=ScheduleName.rectified),
                 prediction=Prediction.velocity,
                 time_sampling=TimeSampling.logit_normal,
             ),
-            conditioner=TextConfig(dim=128, depth=2, heads=4, head_channels=32, length=32, vocabulary=2048),
-            train=OptimConfig(
-                steps=6_000, batch_size=512, learning_rate=1e-3, warmup_steps=500, decay="cosine", decay_fraction=0.6,
-                ema_decay=0.999, grad_clip=1.0, weight_decay=0.01, compile=True,
-                checkpoint_every=2000, sample_every=2000, log_every=500,
+            conditioner=TextConfig(
+                dim=128, depth=2, heads=4, head_channels=32, length=32, vocabulary=2048, vector_dim=128
             ),
+            train=OptimConfig(
+                steps=14_000, batch_size=512, learning_rate=1e-3, warmup_steps=500, decay="cosine", decay_fraction=0.6,
+                ema_decay=0.9995, grad_clip=1.0, weight_decay=0.01, compile=True, cuda_graphs=True,
+                checkpoint_every=2000, sample_every=5000, log_every=500,
+            ),
+            balance_by="family",
+            balance=0.6,
         ),
         sampling=SamplingDefaults(sampler="dpmpp_2m", spacing="trailing", steps=20, guidance=3.0),
     )  # fmt: skip
@@ -71,7 +75,7 @@ def emoji_f4() -> RunConfig:
         channels=32, multipliers=(1, 2, 4), num_res_blocks=2, mid_attention=False, latent_channels=4, norm_groups=8
     )
     denoiser = dataclasses.replace(
-        base.prior.model.network, in_channels=4, out_channels=4, channels=64, multipliers=(1, 2, 3), num_heads=4,
+        base.prior.model.network, in_channels=4, out_channels=4, channels=64, multipliers=(1, 2, 3),
         attention_factors=(2, 4),
     )  # fmt: skip
     return dataclasses.replace(
