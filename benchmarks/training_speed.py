@@ -84,7 +84,7 @@ def prior_task(config: RunConfig, device: torch.device) -> Task:
     assert isinstance(text, TextConfig), "this benchmark times recipes with captions"
     tokenizer = TextEncoder.learn_tokenizer(["a red dragon, 3D style"], text.vocabulary).to_str()
     conditioner = build_conditioner(text, tokenizer)
-    network = dataclasses.replace(config.prior.model.network, context_dim=text.dim)
+    network = dataclasses.replace(config.prior.model.network, context_dim=text.dim, vector_dim=text.vector_dim)
     prior = build_prior(dataclasses.replace(config.prior.model, network=network), first).to(device)
     prepared = conditioner.prepare(["a red dragon, 3D style"] * PICTURES).unsqueeze(1)
     ones = torch.ones(PICTURES, dtype=torch.int64)

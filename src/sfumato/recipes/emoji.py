@@ -20,9 +20,9 @@ def emoji() -> RunConfig:
     """f = 8 with 16 channels: latents of 16 x 16, so that the denoiser is quick on a laptop.
 
     Command: `sfumato train emoji --data DIR --out RUN` with DIR from `sfumato data emoji DIR`. Hardware: one H100, about
-    16 minutes by the measured rates (not yet run in one piece). Mirrors no row of the paper. The model in
-    `sfumato/assets/emoji` is this recipe, except that its first stage took 5,700 steps with 32 norm groups and 3,000
-    more with 8; `docs/results.md` gives its measured results.
+    20 minutes by the measured rates (not yet run in one piece). Mirrors no row of the paper. The model in
+    `sfumato/assets/emoji` is older: three channels, no balance, no pooled vector, shorter; `docs/lab-log.md` says how it came
+    to be and what this recipe's first stage reached.
     """
     return RunConfig(
         name="emoji",
