@@ -12,9 +12,9 @@ from torch import Tensor
 from sfumato.data.order import batch_indices
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
+from sfumato.generation.pixels import to_unit
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.training.latents import Cached, LatentSource, Moments, fit_preview, measure, normalize, statistics
-from sfumato.training.pixels import to_unit
 from tiny_runs import CPU, all_pixels, awaken, small_first_stage
 
 

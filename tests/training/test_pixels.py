@@ -18,8 +18,9 @@ from sfumato.data.folder import scan
 from sfumato.data.order import batch_indices
 from sfumato.errors import InputError, MachineError
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
+from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.losses.perceptual import PerceptualLoss
-from sfumato.training.pixels import PixelSource, to_bytes, to_unit
+from sfumato.training.pixels import PixelSource
 from sfumato.training.report import as_rgb, pairs_sheet, reconstruction_report, save_sheet, sheet
 from sfumato.training.signals import StopFlag
 from tiny_runs import CPU, all_pixels, awaken, small_first_stage, write_folder

@@ -64,16 +64,6 @@ def choose(count: int, wanted: int, seed: int) -> list[int]:
     return sorted(torch.randperm(count, generator=rng)[:wanted].tolist())
 
 
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 [0, 255] -> fp32 [-1, 1]."""
-    return pixels.float() / 127.5 - 1
-
-
-def to_bytes(x: Tensor) -> Tensor:
-    """[-1, 1] -> uint8 [0, 255], rounded and clipped: what a saved picture holds."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 def batches(count: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover `count`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))

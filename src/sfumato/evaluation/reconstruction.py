@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sfumato.alpha import on_white
-from sfumato.evaluation.data import batches, to_bytes, to_unit
+from sfumato.evaluation.data import batches
 from sfumato.evaluation.scoring import OnBatch
 from sfumato.first_stages.base import FirstStage
+from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.metrics.image import MAX_PSNR, WINDOW, psnr, ssim
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.data import batches, to_unit
+from sfumato.evaluation.data import batches
 from sfumato.features.mobilenet import MobileNetV2Features, asset_sha256, load_mobilenet
 from sfumato.features.views import resize_square
+from sfumato.generation.pixels import to_unit
 
 OnBatch = Callable[[int, int], None]
 """Called with how many pictures are done, and of how many."""

@@ -118,7 +118,7 @@ def _make(
     x = model.decode(z)  # (B, C, H, W)
     _check_finite(x, chunk, number, number)
     images = to_pictures(x, request.background)
-    return [Made(*one) for one in zip(chunk, to_bytes(x), images, strict=True)]
+    return [Made(*one) for one in zip(chunk, to_bytes(x).cpu(), images, strict=True)]
 
 
 def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Tensor, Tensor | None]:

@@ -17,9 +17,14 @@ WITH_ALPHA = 4
 """Channels of a picture with transparency."""
 
 
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 [0, 255] -> fp32 [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
 def to_bytes(x: Tensor) -> Tensor:
-    """(..., C, H, W) pixels, about [-1, 1] -> uint8 of that shape, on the CPU."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu()
+    """About [-1, 1] -> uint8 [0, 255], rounded and clipped: what a saved picture holds. On the device of `x`."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_pictures(x: Tensor, background: str = WHITE) -> list[Image.Image]:
@@ -37,7 +42,7 @@ def to_pictures(x: Tensor, background: str = WHITE) -> list[Image.Image]:
             values = straight(values)
         else:
             values = values[:, :3] if background == WHITE else to_bytes(on_colour(x, background))
-    arrays = values.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+    arrays = values.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 

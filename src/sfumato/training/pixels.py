@@ -10,18 +10,9 @@ from torch import Tensor
 
 from sfumato.data.dataset import Batch, Batches, ImageDataset
 from sfumato.data.order import batch_indices
+from sfumato.generation.pixels import to_unit
 
 RESIDENT_SHARE = 0.3
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 [0, 255] -> fp32 [-1, 1]."""
-    return pixels.float() / 127.5 - 1
-
-
-def to_bytes(x: Tensor) -> Tensor:
-    """[-1, 1] -> uint8 [0, 255], rounded and clipped."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def fits(dataset: ImageDataset, device: torch.device, channels: int, size: int) -> bool:

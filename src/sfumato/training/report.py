@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sfumato.alpha import on_white
 from sfumato.first_stages.base import FirstStage
+from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.io.files import write_bytes
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.metrics.image import MAX_PSNR, psnr, ssim
-from sfumato.training.pixels import to_bytes, to_unit
 
 
 @torch.inference_mode()

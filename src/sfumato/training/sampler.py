@@ -8,13 +8,13 @@ import torch
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import unknown
+from sfumato.generation.pixels import to_bytes
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
 from sfumato.priors.diffusion import DiffusionSettings
 from sfumato.samplers import SAMPLERS
 from sfumato.training.config import RunConfig
-from sfumato.training.pixels import to_bytes
 from sfumato.training.prepare import Prepared, conditions_of
 from sfumato.training.report import sheet
 

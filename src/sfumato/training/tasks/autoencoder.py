@@ -2,7 +2,7 @@
 
     L = nll + kl_weight KL + factor(step) * weight * adaptive * g(D(x_hat))      (arXiv 2112.10752, eq. 25)
     L_D = d(D(x), D(x_hat))
-    L + half_size_weight nll(half(x), decode(half(z)))                          (arXiv 2502.14831, eq. 5; off by default)
+    L + half_size_weight nll(half(x), decode(half(z)))                          (arXiv 2502.14831; off by default)
 
 Sums over dimensions, averages over the batch, as published: weights mean what they mean only under that.
 """
