@@ -21,7 +21,9 @@ HELP = "train both stages on a folder of pictures; the same command again contin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "recipe", metavar="RECIPE|CONFIG", help="tiny, folder, emoji, emoji-f4, ldm-f4, ldm-f8, or a config.json of a run"
+        "recipe",
+        metavar="RECIPE|CONFIG",
+        help="tiny, folder, emoji, emoji-unet, emoji-f4, ldm-f4, ldm-f8, or a config.json of a run",
     )
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help="folder of pictures, or a tar shard")
     parser.add_argument("--out", metavar="RUN", type=Path, help="folder of the run (default: runs/RECIPE)")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ class UNetConfig:
     qk_norm: RMS norm of queries and keys (not published; steadier in 16 bits).
     """
 
+    kind: ClassVar[str] = "unet"
     in_channels: int
     out_channels: int
     channels: int = 128

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.conditioning import Conditioning, Twins
 from sfumato.diffusion.denoiser import Denoiser
@@ -25,11 +25,14 @@ from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import ScheduleConfig, make_schedule
 from sfumato.diffusion.weighting import TimeSampling, Weighting, sample_times, weight
 from sfumato.latent import Grid
+from sfumato.networks.hourglass import Hourglass, HourglassConfig
 from sfumato.networks.unet import UNet, UNetConfig
 from sfumato.noise import NoiseSource
 from sfumato.priors.base import Loss, Prior, Step
 from sfumato.samplers import SAMPLERS
 from sfumato.samplers.base import Sampler
+
+NetworkConfig = UNetConfig | HourglassConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class DiffusionConfig:
     """Everything that training fixes. `loss`: l2 as in eq. (2), or the l1 of some of the published models."""
 
     kind: ClassVar[str] = "diffusion"
-    network: UNetConfig
+    network: NetworkConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prediction: Prediction = Prediction.eps
     weighting: Weighting = Weighting.simple
@@ -55,6 +58,15 @@ class DiffusionSettings:
     guidance: Guidance = field(default_factory=Guidance)
 
 
+def build_network(config: NetworkConfig) -> nn.Module:
+    """The denoising network with random weights."""
+    match config:
+        case UNetConfig():
+            return UNet(config)
+        case HourglassConfig():
+            return Hourglass(config)
+
+
 class DiffusionPrior(Prior[DiffusionSettings]):
     """p(z | cond) by denoising, over a `Grid` of latents."""
 
@@ -64,7 +76,7 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         super().__init__()
         self.config = config
         self.latent = latent
-        self.denoiser = Denoiser(UNet(config.network), make_schedule(config.schedule), config.prediction)
+        self.denoiser = Denoiser(build_network(config.network), make_schedule(config.schedule), config.prediction)
 
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
         """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions."""
