@@ -95,6 +95,22 @@ def test_state_has_all_that_training_touches(stage: str, tmp_path: Path) -> None
     assert trained.state.values()["ema_updates"] == 8
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_restored_moments_lie_as_their_parameters_do(stage: str, tmp_path: Path) -> None:
+    """Files know no memory layout, and a GPU's convolutions have weights with channels last."""
+    config = small_optim(steps=2)
+    run(trainer(STAGES[stage](), tmp_path, config))
+    task = STAGES[stage]()
+    for module in task.modules().values():
+        module.to(memory_format=torch.channels_last)
+    again = trainer(task, tmp_path, config)
+    assert again.resume() == 2
+    states = [pair for optimizer in again.state.optimizers.values() for pair in optimizer.state.items()]
+    moments = [(p, moment) for p, entry in states for moment in entry.values() if moment.ndim > 1]
+    assert any(not p.is_contiguous() for p, _ in moments)
+    assert all(p.stride() == moment.stride() for p, moment in moments)
+
+
 def test_a_run_that_is_done_does_nothing(tmp_path: Path) -> None:
     whole, _ = snapshot(run(trainer(diffusion_task(), tmp_path)))
     again = trainer(diffusion_task(seed=5), tmp_path)

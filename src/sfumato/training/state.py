@@ -88,6 +88,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     if entries and max(entries) >= count:
         raise InputError(f"{source} has optimizer state for other parameters; start the stage anew.")
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    for p, entry in optimizer.state.items():  # files know no memory layout; optimizers take moments to lie as p does
+        entry |= {k: torch.empty_like(p).copy_(v) for k, v in entry.items() if v.ndim > 1}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
