@@ -40,7 +40,13 @@ def settled_task(seed: int = 0) -> Task:
 RESUMED = STAGES | {
     "first stage, settled GAN": settled_task,
     "prior, dropout in its networks": lambda seed=0: diffusion_task(seed, inside=0.3),
+    "first stage, Muon": autoencoder_task,
+    "prior, Muon": diffusion_task,
 }
+
+
+def config_of(stage: str) -> OptimConfig:
+    return small_optim(optimizer="muon" if stage.endswith("Muon") else "adamw", weight_decay=0.1)
 
 
 def snapshot(trained: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -66,7 +72,8 @@ def stop_after(trained: Trainer, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return {stage: snapshot(run(trainer(make(), tmp_path_factory.mktemp("whole")))) for stage, make in RESUMED.items()}
+    folder = tmp_path_factory.mktemp("whole")
+    return {s: snapshot(run(trainer(make(), folder / s, config_of(s)))) for s, make in RESUMED.items()}
 
 
 # 11 pictures, batches of 4: steps 3, 6 and 9 begin within an epoch; the GAN begins at step 3 with its ramp
@@ -77,8 +84,10 @@ def test_resumed_is_uninterrupted(stage: str, saves: tuple[int, ...], uninterrup
     assert len(whole) > 50
     for index, save in enumerate(saves):
         torch.manual_seed(save)  # another process has another global generator,
-        stop_after(trainer(RESUMED[stage](seed=index), tmp_path / "parts"), save)  # and other weights before it resumes
-    tensors, own_values = snapshot(run(trainer(RESUMED[stage](seed=99), tmp_path / "parts")))
+        stop_after(
+            trainer(RESUMED[stage](seed=index), tmp_path / "parts", config_of(stage)), save
+        )  # and other weights before it resumes
+    tensors, own_values = snapshot(run(trainer(RESUMED[stage](seed=99), tmp_path / "parts", config_of(stage))))
     assert differences(whole, tensors) == []
     assert own_values == values
 
@@ -93,6 +102,23 @@ def test_state_has_all_that_training_touches(stage: str, tmp_path: Path) -> None
         count = sum(len(g["params"]) for g in optimizer.param_groups)
         assert sum(n.startswith(f"optimizer.{name}.") for n in names) == 3 * count  # step and two moments each
     assert trained.state.values()["ema_updates"] == 8
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_restored_moments_lie_as_their_parameters_do(stage: str, optimizer: str, tmp_path: Path) -> None:
+    """Files know no memory layout, and a GPU's convolutions have weights with channels last."""
+    config = small_optim(steps=2, optimizer=optimizer)
+    run(trainer(STAGES[stage](), tmp_path, config))
+    task = STAGES[stage]()
+    for module in task.modules().values():
+        module.to(memory_format=torch.channels_last)
+    again = trainer(task, tmp_path, config)
+    assert again.resume() == 2
+    states = [pair for optimizer in again.state.optimizers.values() for pair in optimizer.state.items()]
+    moments = [(p, moment) for p, entry in states for moment in entry.values() if moment.ndim > 1]
+    assert any(not p.is_contiguous() for p, _ in moments)
+    assert all(p.stride() == moment.stride() for p, moment in moments)
 
 
 def test_a_run_that_is_done_does_nothing(tmp_path: Path) -> None:

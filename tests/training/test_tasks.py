@@ -39,8 +39,9 @@ def names_of(task: Task) -> dict[int, str]:
     return {id(p): f"{m}.{n}" for m, module in task.modules().items() for n, p in module.named_parameters()}
 
 
-def test_every_trainable_parameter_is_in_exactly_one_group(task: Task) -> None:
-    state = TrainState(task, OPTIM, CPU)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_trainable_parameter_is_in_exactly_one_group(task: Task, optimizer: str) -> None:
+    state = TrainState(task, small_optim(optimizer=optimizer), CPU)
     names = names_of(task)
     held = [id(p) for o in state.optimizers.values() for g in o.param_groups for p in g["params"]]
     trainable = {id(p) for module in task.modules().values() for p in module.parameters() if p.requires_grad}

@@ -43,6 +43,7 @@ class OptimConfig:
     """One training stage. `batch_size` is the whole batch, in `accumulate` parts; cadences are in steps.
 
     `decay`: constant, or cosine to `final_learning_rate` over the last `decay_fraction` of the steps.
+    `optimizer`: "adamw", or "muon" (`sfumato.training.muon`) for matrices, at the same learning rate and decay.
     `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping. `cuda_graphs`: launch a whole step as one
     recorded piece, for networks so small that launching takes longer than computing; without effect on a CPU.
     """
@@ -50,6 +51,7 @@ class OptimConfig:
     steps: int = 10_000
     batch_size: int = 32
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
     final_learning_rate: float = 0.0
     warmup_steps: int = 100

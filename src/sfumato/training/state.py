@@ -7,16 +7,18 @@ of the step alone. So a resumed run is the uninterrupted one.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.errors import InputError
 from sfumato.io.weights import load_strictly
 from sfumato.training.checkpoint import Checkpoint
 from sfumato.training.config import OptimConfig
 from sfumato.training.ema import Ema
+from sfumato.training.muon import Group, Muon
 from sfumato.training.tasks.base import Task
 
 
@@ -33,8 +35,9 @@ class TrainState:
         self.task = task
         self.step = 0
         self.modules = dict(task.modules())
+        tables = embedding_tables(self.modules.values())
         self.optimizers = {
-            name: make_optimizer(parameters, config, task.learning_rate(name, config), device)
+            name: make_optimizer(parameters, config, task.learning_rate(name, config), device, tables)
             for name, parameters in task.parameters().items()
         }
         self.ema = Ema(task.averaged(), config.ema_decay) if config.ema_decay > 0 else None
@@ -71,12 +74,33 @@ class TrainState:
         self.step = checkpoint.step
 
 
-def make_optimizer(parameters: list[Any], config: OptimConfig, learning_rate: float, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101); biases, gains and other vectors are not decayed."""
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": g, "weight_decay": d} for g, d in ((matrices, config.weight_decay), (vectors, 0.0)) if g]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=config.betas, fused=device.type == "cuda")
+def make_optimizer(
+    parameters: list[Any],
+    config: OptimConfig,
+    learning_rate: float,
+    device: torch.device,
+    tables: frozenset[nn.Parameter] = frozenset(),
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), or Muon; biases, gains and other vectors are not decayed.
+
+    `tables`: embeddings, whose rows are looked up and multiply nothing; Muon leaves them to AdamW.
+    """
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    if config.optimizer == "muon":
+        groups = [
+            Group([p for p in matrices if p not in tables], config.weight_decay, orthogonal=True),
+            Group([p for p in matrices if p in tables], config.weight_decay, orthogonal=False),
+            Group(vectors, 0.0, orthogonal=False),
+        ]
+        return Muon([g for g in groups if g.parameters], learning_rate, config.betas, device)
+    plain = [{"params": g, "weight_decay": d} for g, d in ((matrices, config.weight_decay), (vectors, 0.0)) if g]
+    return torch.optim.AdamW(plain, lr=learning_rate, betas=config.betas, fused=device.type == "cuda")
+
+
+def embedding_tables(modules: Iterable[nn.Module]) -> frozenset[nn.Parameter]:
+    """The parameters of every `nn.Embedding` in `modules`."""
+    found = (m for module in modules for m in module.modules() if isinstance(m, nn.Embedding))
+    return frozenset(p for m in found for p in m.parameters())
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], source: str) -> None:
@@ -88,6 +112,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     if entries and max(entries) >= count:
         raise InputError(f"{source} has optimizer state for other parameters; start the stage anew.")
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    for p, entry in optimizer.state.items():  # files know no memory layout; optimizers take moments to lie as p does
+        entry |= {k: torch.empty_like(p).copy_(v) for k, v in entry.items() if v.ndim > 1}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
