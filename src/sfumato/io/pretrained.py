@@ -146,6 +146,20 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     return LoadedModel(model.eval().to(device), config, defaults, name, digest[:10], path)
 
 
+def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage) -> LoadedModel:
+    """Write a model again as `storage`, whole or not at all, its other files byte for byte; returns the one it was.
+
+    What a smaller storage has rounded does not come back in a larger one. Raises `InputError` as `load_pretrained` does.
+    """
+    loaded = load_pretrained(name_or_path)
+    with new_directory(target) as folder:
+        save_weights(folder / WEIGHTS, pack(loaded.model.state_dict(), storage, _EXACT))
+        for name in (CONFIG, TOKENIZER, CARD):
+            if (loaded.path / name).is_file():
+                write_bytes(folder / name, (loaded.path / name).read_bytes())
+    return loaded
+
+
 def _read_tokenizer(path: Path) -> str | None:
     try:
         return path.read_text("utf-8") if path.is_file() else None
