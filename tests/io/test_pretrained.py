@@ -16,6 +16,7 @@ from sfumato.errors import InputError, MachineError
 from sfumato.io import pretrained
 from sfumato.io.files import MANIFEST, sha256
 from sfumato.io.pretrained import SamplingDefaults, find_model, load_pretrained, save_pretrained, with_defaults
+from sfumato.io.storage import Storage
 from sfumato.io.weights import read_weights, save_weights
 from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
@@ -69,9 +70,9 @@ def refused(path: Path | str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_round_trip_is_exact(model: LatentModel, tmp_path: Path, dtype: torch.dtype) -> None:
-    save_pretrained(tmp_path / "m", model, CONFIG, dtype=dtype)
+@pytest.mark.parametrize(("storage", "dtype"), [(Storage.fp32, torch.float32), (Storage.fp16, torch.float16)])
+def test_round_trip_is_exact(model: LatentModel, tmp_path: Path, storage: Storage, dtype: torch.dtype) -> None:
+    save_pretrained(tmp_path / "m", model, CONFIG, storage=storage)
     back = load_pretrained(tmp_path / "m")
     assert back.config == CONFIG
     own = back.model.state_dict()
@@ -82,8 +83,48 @@ def test_round_trip_is_exact(model: LatentModel, tmp_path: Path, dtype: torch.dt
         assert torch.equal(own[name], expected), name
     assert not back.model.training
     assert not any(p.requires_grad for p in back.model.parameters())
-    save_pretrained(tmp_path / "again", back.model, back.config, dtype=dtype)
+    save_pretrained(tmp_path / "again", back.model, back.config, storage=storage)
     assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "m" / "model.safetensors")
+
+
+def test_int8_on_disk_is_fp32_in_use(model: LatentModel, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "m", model, CONFIG, storage=Storage.int8)
+    back, given = load_pretrained(tmp_path / "m").model.state_dict(), model.state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in back.values())
+    for name, tensor in given.items():
+        if name.split(".")[1] in ("shift", "scale", "preview"):
+            assert torch.equal(back[name], tensor), name
+        elif tensor.ndim < 2:
+            assert torch.equal(back[name], tensor.half().float()), name
+        else:  # half of a step, which is a 127th of a row's largest weight up to 16 bits
+            half = tensor.flatten(1).abs().amax(1, keepdim=True) / 127 / 2
+            assert ((back[name] - tensor).flatten(1).abs() <= half * (1 + 1e-4)).all(), name
+    loaded = load_pretrained(tmp_path / "m")
+    save_pretrained(tmp_path / "again", loaded.model, loaded.config, storage=Storage.int8)
+    assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "m" / "model.safetensors")
+
+
+def numbers_on_disk(path: Path) -> int:
+    """Bytes of a safetensors file behind its header."""
+    data = (path / "model.safetensors").read_bytes()
+    return len(data) - 8 - int.from_bytes(data[:8], "little")
+
+
+def test_bytes_on_disk(model: LatentModel, tmp_path: Path) -> None:
+    state = model.state_dict()
+    exact = sum(state[f"first_stage.{name}"].numel() for name in ("shift", "scale", "preview"))
+    total = sum(tensor.numel() for tensor in state.values()) - exact
+    matrices = [tensor for name, tensor in state.items() if tensor.ndim > 1 and name != "first_stage.preview"]
+    inside, rows = sum(tensor.numel() for tensor in matrices), sum(len(tensor) for tensor in matrices)
+    expected = {
+        Storage.fp32: 4 * total,
+        Storage.fp16: 2 * total,
+        Storage.int8: inside + 4 * rows + 2 * (total - inside),
+    }
+    for storage, count in expected.items():
+        save_pretrained(tmp_path / storage.value, model, CONFIG, storage=storage)
+        assert numbers_on_disk(tmp_path / storage.value) == count + 4 * exact
+    assert expected[Storage.int8] < 0.53 * expected[Storage.fp16]  # about half, in a model whose rows are short
 
 
 def test_everything_else_survives(model: LatentModel, saved: Path) -> None:
@@ -101,14 +142,26 @@ def test_everything_else_survives(model: LatentModel, saved: Path) -> None:
     assert (changed.defaults.steps, changed.defaults.sampler, back.defaults.steps) == (3, "ddim", 7)
 
 
+def sample(model: LatentModel, steps: int) -> torch.Tensor:
+    settings = DiffusionSettings(SAMPLERS["ddim"], steps)
+    return model.sample(model.conditioner.prepare(["a cat"]), settings, PictureNoise([3]), 2.0)
+
+
 def test_loaded_model_samples_the_same(model: LatentModel, tmp_path: Path) -> None:
-    save_pretrained(tmp_path / "m", model, CONFIG, dtype=torch.float32)
-    settings = DiffusionSettings(SAMPLERS["ddim"], 2)
+    save_pretrained(tmp_path / "m", model, CONFIG, storage=Storage.fp32)
+    assert torch.equal(sample(load_pretrained(tmp_path / "m").model, 2), sample(model, 2))
 
-    def sample(model: LatentModel) -> torch.Tensor:
-        return model.sample(model.conditioner.prepare(["a cat"]), settings, PictureNoise([3]), 2.0)
 
-    assert torch.equal(sample(load_pretrained(tmp_path / "m").model), sample(model))
+def test_an_int8_model_draws_nearly_the_same(model: LatentModel, tmp_path: Path) -> None:
+    """Gaussian rows reach 3 to 4 sigma, so that rounding within a step adds 3.5 / 127 / sqrt(12) = 0.8 % to a layer's output.
+
+    If each of the 119 weight tensors added its own 0.8 %, independently and none dampened by a norm or a shortcut, that
+    would be 0.8 % * sqrt(119) = 9 % of a picture's contrast.
+    """
+    save_pretrained(tmp_path / "m", model, CONFIG, storage=Storage.int8)
+    exact, rounded = sample(model, 5), sample(load_pretrained(tmp_path / "m").model, 5)
+    error = float((rounded - exact).square().mean().sqrt() / exact.std())
+    assert 0 < error < 0.1
 
 
 @pytest.mark.parametrize("conditioner", ["none", "class"])

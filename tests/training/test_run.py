@@ -15,7 +15,8 @@ from small_runs import go, times, weights
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import load
 from sfumato.io.pretrained import load_pretrained
-from sfumato.io.weights import read_weights
+from sfumato.io.storage import Storage
+from sfumato.io.weights import read_storage, read_weights
 from sfumato.training.run import parameter_counts, resolve
 from sfumato.training.stages import Stage, key
 from tiny_runs import differences, small_config, write_folder
@@ -142,6 +143,26 @@ def test_other_sampling_defaults_need_no_training(copy: Path, data: Path) -> Non
     assert differences(old, weights(copy)) == []
     model = load_pretrained(copy)
     assert (model.defaults.guidance, model.name) == (5.5, "mine")
+
+
+def test_another_storage_needs_no_training(copy: Path, data: Path) -> None:
+    kept = {p: (copy / p).read_bytes() for p in ("first_stage/stage.json", "latents/stage.json", "prior/stage.json")}
+    before, exact = times(copy, "first_stage", "latents"), load_pretrained(copy).model.state_dict()
+    go(small_config("storage=int8"), data, copy)
+    assert times(copy, "first_stage", "latents") == before
+    assert all((copy / path).read_bytes() == text for path, text in kept.items())  # the keys
+    assert read_storage(copy / "model" / "model.safetensors") is Storage.int8
+    for name, tensor in load_pretrained(copy).model.state_dict().items():
+        if tensor.ndim > 1 and name != "first_stage.preview":  # half a step, and what fp16 had rounded of `exact`
+            limit = exact[name].flatten(1).abs().amax(1, keepdim=True) * (1 / 254 + 2**-10)
+            assert ((tensor - exact[name]).flatten(1).abs() <= limit).all(), name
+        else:
+            assert torch.equal(tensor, exact[name]), name
+    saved = times(copy, "model")
+    go(small_config("storage=int8"), data, copy)
+    assert times(copy, "model") == saved
+    with pytest.raises(InputError, match="did you mean 'int8'"):
+        small_config("storage=int")
 
 
 def test_a_new_picture_reruns_all(copy: Path, data: Path, tmp_path: Path) -> None:

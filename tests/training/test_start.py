@@ -9,7 +9,9 @@ import torch
 
 from sfumato.build import build_first_stage, build_prior
 from sfumato.errors import InputError
-from sfumato.io.pretrained import WEIGHTS
+from sfumato.io.pretrained import WEIGHTS, save_pretrained
+from sfumato.io.quantize import quantize
+from sfumato.io.storage import Storage
 from sfumato.io.weights import read_weights, save_weights
 from sfumato.training.start import start_first_stage, start_part
 from tiny_models import random_model, text_config, write_model
@@ -48,6 +50,16 @@ def test_a_prior_begins_from_a_model_directory(directory: Path) -> None:
     start_part(prior, str(directory), "prior")
     saved = read_weights(directory / WEIGHTS)
     assert all(torch.equal(v, saved[f"prior.{k}"].float()) for k, v in prior.state_dict().items())
+
+
+def test_a_prior_begins_from_an_int8_model(tmp_path: Path) -> None:
+    config = text_config()
+    model = random_model(config)
+    save_pretrained(tmp_path / "m", model, config, storage=Storage.int8)
+    prior = build_prior(config.prior, build_first_stage(config.first_stage))
+    start_part(prior, str(tmp_path / "m"), "prior")
+    expected = {k: quantize(v).weight() if v.ndim > 1 else v.half().float() for k, v in model.prior.state_dict().items()}
+    assert all(torch.equal(v, expected[k]) for k, v in prior.state_dict().items())
 
 
 def test_weights_of_another_shape_are_refused_and_nothing_is_changed(directory: Path) -> None:

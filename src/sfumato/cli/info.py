@@ -33,12 +33,12 @@ def describe_machine() -> list[str]:
     import torch
 
     from sfumato.generation.device import find_device
+    from sfumato.io.files import directory_size
     from sfumato.io.pretrained import find_model, shipped_models
 
     lines = ["models:"]
     for name in shipped_models():
-        size = sum(p.stat().st_size for p in find_model(name).rglob("*") if p.is_file())
-        lines.append(f"  {name}  {size / 1e6:.1f} MB")
+        lines.append(f"  {name}  {directory_size(find_model(name)) / 1e6:.1f} MB")
     device = find_device("auto")
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     lines += ["device:", f"  {device} ({named if device.type != 'mps' else platform.processor()})", "versions:"]
@@ -61,6 +61,8 @@ def describe_model(name: str) -> list[str]:
 
 
 def _parts(loaded: LoadedModel) -> list[str]:
+    from sfumato.io.files import directory_size
+
     model = loaded.model
     height, width = model.image_size
     parts: dict[str, nn.Module] = {"first stage": model.first_stage, "prior": model.prior, "conditioner": model.conditioner}
@@ -68,8 +70,7 @@ def _parts(loaded: LoadedModel) -> list[str]:
     for title, part in parts.items():
         count = sum(p.numel() for p in part.parameters())
         lines.append(f"  {title:12} {type(part).__name__}, {count / 1e6:.2f} M parameters")
-    size = sum(p.stat().st_size for p in loaded.path.rglob("*") if p.is_file())
-    return [*lines, f"  on disk      {size / 1e6:.1f} MB"]
+    return [*lines, f"  on disk      {directory_size(loaded.path) / 1e6:.1f} MB"]
 
 
 def _defaults(loaded: LoadedModel) -> list[str]:

@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("sfumato.cli.train", "train a latent diffusion model on a folder of pictures"),
     "data": ("sfumato.cli.data", "build a data set"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model on held-out pictures"),
+    "convert": ("sfumato.cli.convert", "write a model again, smaller on disk"),
     "info": ("sfumato.cli.info", "list the models that ship, or describe one"),
 }
 

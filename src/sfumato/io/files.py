@@ -88,6 +88,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def directory_size(directory: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place, with a manifest of hashes, when the block ends well."""

@@ -14,7 +14,8 @@ from sfumato.config import from_dict, to_dict
 from sfumato.diffusion.grids import Spacing
 from sfumato.errors import InputError, unknown
 from sfumato.io.files import MANIFEST, check_manifest, new_directory, read_json, write_bytes, write_json
-from sfumato.io.weights import load_strictly, read_weights, save_weights
+from sfumato.io.storage import Storage
+from sfumato.io.weights import load_strictly, pack, read_weights, save_weights
 from sfumato.model import LatentModel
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -93,13 +94,12 @@ def save_pretrained(
     defaults: SamplingDefaults | None = None,
     name: str = "model",
     card: str = "",
-    dtype: torch.dtype = torch.float16,
+    storage: Storage = Storage.fp16,
 ) -> None:
-    """Write a model directory, whole or not at all. Statistics stay in fp32; other weights go to `dtype`."""
-    tensors = {k: v if k.startswith(_EXACT) else v.to(dtype) for k, v in model.state_dict().items()}
+    """Write a model directory, whole or not at all. Statistics stay in fp32 in every `storage`."""
     tokenizer = getattr(model.conditioner, "tokenizer_json", None)
     with new_directory(directory) as folder:
-        save_weights(folder / WEIGHTS, tensors)
+        save_weights(folder / WEIGHTS, pack(model.state_dict(), storage, _EXACT))
         settings = {
             "format": FORMAT,
             "name": name,
@@ -144,6 +144,20 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(model.eval().to(device), config, defaults, name, digest[:10], path)
+
+
+def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage) -> LoadedModel:
+    """Write a model again as `storage`, whole or not at all, its other files byte for byte; returns the one it was.
+
+    What a smaller storage has rounded does not come back in a larger one. Raises `InputError` as `load_pretrained` does.
+    """
+    loaded = load_pretrained(name_or_path)
+    with new_directory(target) as folder:
+        save_weights(folder / WEIGHTS, pack(loaded.model.state_dict(), storage, _EXACT))
+        for name in (CONFIG, TOKENIZER, CARD):
+            if (loaded.path / name).is_file():
+                write_bytes(folder / name, (loaded.path / name).read_bytes())
+    return loaded
 
 
 def _read_tokenizer(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from sfumato.data.decode import MAX_SIDE
 from sfumato.errors import InputError
 from sfumato.generation.limits import shorten
 from sfumato.io.pretrained import SamplingDefaults
+from sfumato.io.storage import Storage
 from sfumato.noise import MAX_SEED
 
 MAX_STEPS, MAX_BATCH_SIZE = 10**9, 2**16  # more is a slip of the finger
@@ -161,7 +162,7 @@ class PriorRun:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run, as `sfumato train` resolves it."""
+    """A whole run, as `sfumato train` resolves it. `storage`: of the finished model's weights; training is not touched."""
 
     name: str
     data: DataConfig
@@ -169,6 +170,7 @@ class RunConfig:
     prior: PriorRun
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     seed: int = 0
+    storage: Storage = Storage.fp16
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:

@@ -28,8 +28,8 @@ from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.files import machine_errors, read_json, remove_leftovers, write_json
-from sfumato.io.pretrained import read_config, save_pretrained
-from sfumato.io.weights import load_strictly, read_weights, save_weights
+from sfumato.io.pretrained import WEIGHTS, read_config, save_pretrained
+from sfumato.io.weights import load_strictly, read_storage, read_weights, save_weights
 from sfumato.model import LatentModel
 from sfumato.training import latents, report
 from sfumato.training.card import card
@@ -180,11 +180,12 @@ class Run:
         return target
 
     def _is_saved(self, target: Path) -> bool:
-        """Whether the model is there with this config's name and sampling defaults, which take no training."""
-        if not (target / "manifest.json").is_file():
+        """Whether the model is there with this config's name, sampling defaults and storage, which take no training."""
+        if not (target / "manifest.json").is_file() or not (target / WEIGHTS).is_file():
             return False
         _, defaults, name = read_config(target)
-        return (defaults, name) == (self.config.sampling, self.config.name)
+        found = (defaults, name, read_storage(target / WEIGHTS))
+        return found == (self.config.sampling, self.config.name, self.config.storage)
 
     def _finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
         config = self.config
@@ -197,7 +198,7 @@ class Run:
         }
         text = card(config, self._data_summary(), results, parts)
         shape = ModelConfig(config.first_stage.model, config.prior.model, config.prior.conditioner, model.image_size)
-        save_pretrained(target, model, shape, defaults=config.sampling, name=config.name, card=text)
+        save_pretrained(target, model, shape, defaults=config.sampling, name=config.name, card=text, storage=config.storage)
 
     def _data_summary(self) -> dict[str, Any]:
         found = self.data.summary
