@@ -88,6 +88,19 @@ def test_generation_speed(directory, tmp_path):
     assert 0.05 < asked["peak_gb"] < 4  # Python and PyTorch alone take more than 50 MB
 
 
+def test_storage(directory, tmp_path):
+    """The file holds fp16, so that fp16 and fp32 change nothing; int8 rounds within steps of a 127th of a row's largest."""
+    found = numbers(script("storage"), tmp_path / "out.json", "--model", str(directory), "--num=1", "--steps=2")["storages"]
+    assert found["int8"]["bytes"] < found["fp16"]["bytes"] < found["fp32"]["bytes"]
+    assert found["fp32"]["all"] == found["fp16"]["all"] == 0
+    assert found["fp32"]["psnr"] == found["fp16"]["psnr"] == np.inf
+    worst = np.sqrt(576) / 254  # half a step everywhere, were a row of 576 one large weight and nothing beside it
+    assert all(0 <= error < worst for error in found["int8"]["tensors"].values())
+    # most rows are 288 Gaussian numbers, the largest of which is near 3 sigma; the step's uniform error is s / sqrt(12)
+    assert found["int8"]["all"] == pytest.approx(3 / 127 / np.sqrt(12), rel=0.2)
+    assert 20 < found["int8"]["psnr"] < np.inf
+
+
 @pytest.mark.parametrize("config", [text_config, unconditional_config], ids=["text", "unconditional"])
 def test_determinism(config, tmp_path, capsys):
     model = write_model(tmp_path / "tiny", config())
