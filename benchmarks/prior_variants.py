@@ -1,12 +1,14 @@
 """One variant of a run's prior, trained for a while on the run's latents: its loss on held-out pictures, and its speed.
 
-    python benchmarks/prior_variants.py RUN --data DIR [--set prior.FIELD=VALUE ...] [--images N | --seconds S] [--lock FILE]
+    python benchmarks/prior_variants.py RUN --data DIR [--set prior.FIELD=VALUE ...] [--images N | --seconds S]
+        [--lock FILE] [--save MODEL]
 
 RUN is a folder of `sfumato train` whose first stage is done (that command with `--set prior.train.steps=1` makes one). Only
 fields of the prior may differ, so variants meet the same latents. The loss is the mean squared error of the averaged weights in
 the network's own output space, on the mean latents of the validation pictures with their first captions, at ten times from 0.05
 to 0.95 with the same noise for every variant: comparable between variants of one prediction and one schedule. `--lock`: a file
-that lets one process at a time train, so that several may compile beside each other.
+that lets one process at a time train, so that several may compile beside each other. `--save`
+writes the averaged weights as a model, for `sfumato evaluate MODEL --split validation`.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import torch
 from common import table, write
 from filelock import FileLock
 
-from sfumato.build import build_conditioner, build_prior
+from sfumato.build import ModelConfig, build_conditioner, build_prior
 from sfumato.config import from_dict, override, to_dict
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.io.files import read_json
+from sfumato.io.pretrained import save_pretrained
+from sfumato.model import LatentModel
 from sfumato.training.config import RunConfig
 from sfumato.training.loop import Trainer, autocast
 from sfumato.training.prepare import adapt, conditions_of, prepare_data, prepared_conditions, sampling_weights
@@ -89,6 +93,14 @@ def held_out_loss(task: DiffusionTask, modules: Any, first: FirstStage, run: Run
     return (sums / count).tolist()
 
 
+def save(directory: Path, run: Run, first: FirstStage, modules: Any) -> None:
+    """Write the run's first stage with a variant's prior and conditioner as a model directory."""
+    config, size = run.config, (run.config.data.size, run.config.data.size)
+    model = LatentModel(first, modules["prior"], modules["conditioner"], size)
+    shape = ModelConfig(config.first_stage.model, config.prior.model, config.prior.conditioner, size)
+    save_pretrained(directory, model, shape, defaults=config.sampling, name=directory.name)
+
+
 def train(trainer: Trainer, seconds: float, images: int | None) -> tuple[int, float]:
     """Steps after the warm-up, and how long they took."""
     start, step = time.monotonic(), WARM_UP
@@ -110,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of training, compilation not counted (default: 60)")
     parser.add_argument("--images", type=int, help="train on so many pictures instead of so many seconds")
     parser.add_argument("--lock", type=Path)
+    parser.add_argument("--save", type=Path, metavar="MODEL")
     parser.add_argument("--name", default="")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
@@ -128,6 +141,8 @@ def main(argv: list[str] | None = None) -> int:
             steps, taken = train(trainer, args.seconds, args.images)
         averaged = trainer.state.ema.modules if trainer.state.ema else task.modules()
         losses = held_out_loss(task, averaged, first, run, config)
+    if args.save:
+        save(args.save, run, first, averaged)
     rate = steps * config.batch_size / max(taken, 1e-9)
     found = {
         "name": args.name or " ".join(args.set) or "as it is", "loss": sum(losses) / len(losses), "losses": losses,
