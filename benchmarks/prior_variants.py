@@ -7,8 +7,8 @@ RUN is a folder of `sfumato train` whose first stage is done (that command with 
 fields of the prior may differ, so variants meet the same latents. The loss is the mean squared error of the averaged weights in
 the network's own output space, on the mean latents of the validation pictures with their first captions, at ten times from 0.05
 to 0.95 with the same noise for every variant: comparable between variants of one prediction and one schedule. `--lock`: a file
-that lets one process at a time train, so that several may compile beside each other. `--save`
-writes the averaged weights as a model, for `sfumato evaluate MODEL --split validation`.
+that lets one process at a time train, so that several may compile beside each other. `--save` writes the averaged weights as a
+model, for `sfumato evaluate MODEL --split validation`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common import table, write
 from filelock import FileLock
 
 from sfumato.build import ModelConfig, build_conditioner, build_prior
-from sfumato.config import from_dict, override, to_dict
+from sfumato.config import from_dict, override
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.io.files import read_json
@@ -38,7 +38,7 @@ from sfumato.training.prepare import adapt, conditions_of, prepare_data, prepare
 from sfumato.training.progress import Reporter
 from sfumato.training.run import Run
 from sfumato.training.signals import StopFlag
-from sfumato.training.stages import key
+from sfumato.training.stages import Stage, key
 from sfumato.training.tasks.diffusion import DiffusionTask
 
 TIMES = [0.05 + 0.1 * i for i in range(10)]
@@ -49,13 +49,16 @@ def variant(run_directory: Path, data: Path, assignments: list[str], device: tor
     """The run with a changed prior, its first stage and its cached latents."""
     given = read_json(run_directory / "config.json")
     config = from_dict(RunConfig, override(given, assignments))
-    prepared = prepare_data(data, config.data, run_directory)
+    prepared = prepare_data(data, config.data, None)
     resolved, tokenizer = adapt(config, prepared)
-    same = ("data", "first_stage", "seed")
-    if any(to_dict(getattr(resolved, name)) != given[name] for name in same):
-        raise SystemExit("only fields of the prior may differ from the run's; begin with `--set prior.`")
+    base, part = key(prepared.train.fingerprint(), resolved.data, resolved.seed), resolved.first_stage
+    stage = Stage(run_directory / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
+    if stage.results() is None:  # another key, and opening the stage would delete what is there
+        raise SystemExit(
+            "the run has no first stage of this data and config; only fields of the prior may differ from the run's."
+        )
     run = Run(resolved, tokenizer, prepared, run_directory, device, StopFlag(), quiet=True)
-    first, _, first_key = run._first_stage(key(prepared.train.fingerprint(), resolved.data, resolved.seed))
+    first, _, first_key = run._first_stage(base)
     return run, first, run._latents(first, first_key)[0]
 
 
@@ -98,7 +101,7 @@ def save(directory: Path, run: Run, first: FirstStage, modules: Any) -> None:
     config, size = run.config, (run.config.data.size, run.config.data.size)
     model = LatentModel(first, modules["prior"], modules["conditioner"], size)
     shape = ModelConfig(config.first_stage.model, config.prior.model, config.prior.conditioner, size)
-    save_pretrained(directory, model, shape, defaults=config.sampling, name=directory.name)
+    save_pretrained(directory, model, shape, defaults=config.sampling, name=directory.name, storage=config.storage)
 
 
 def train(trainer: Trainer, seconds: float, images: int | None) -> tuple[int, float]:
@@ -127,6 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
+    if args.save and args.save.exists():
+        raise SystemExit(f"{args.save} is there already; give another name.")
     device = torch.device(args.device)
     run, first, cached = variant(args.run, args.data, args.set, device)
     task, config = make_task(run, first, cached), run.config.prior.train

@@ -29,6 +29,7 @@ from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.latents import LatentSource, Moments
 from sfumato.training.loop import Trainer
 from sfumato.training.pixels import PixelSource
+from sfumato.training.prepare import with_channels
 from sfumato.training.progress import Reporter
 from sfumato.training.tasks.autoencoder import AutoencoderTask
 from sfumato.training.tasks.base import Task
@@ -68,7 +69,7 @@ def first_stage_task(config: RunConfig, device: torch.device, gan: bool) -> Task
     size, part = config.data.size, config.first_stage
     pixels = torch.randint(0, 256, (PICTURES, config.data.channels, size, size), dtype=torch.uint8)
     source = PixelSource(Sized(), pixels, device, 0)  # type: ignore[arg-type]
-    first = build_first_stage(part.model).to(device)
+    first = build_first_stage(with_channels(part.model, config.data.channels)).to(device)
     if device.type == "cuda":
         first = first.to(memory_format=torch.channels_last)
     loss = dataclasses.replace(part.loss, gan_start=0 if gan else "never")

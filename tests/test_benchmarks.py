@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -20,8 +21,10 @@ from sfumato.cli.evaluate import measure
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
+from sfumato.recipes import RECIPES
+from sfumato.training.run import train
 from tiny_models import loaded, text_config, unconditional_config, write_model
-from tiny_runs import SMALL, write_folder
+from tiny_runs import SMALL, small_config, write_folder
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name != "common.py")
@@ -195,3 +198,33 @@ def test_sweep_measures_what_evaluate_does(directory, tmp_path, monkeypatch):
     report = measure(pipeline, data, draft, "validation", 9, None, None)
     assert cell["found"]["fd_ratio"][0] == pytest.approx(report["fd_ratio"].value)
     assert cell["found"]["pictures"] == 9
+
+
+def test_training_speed_gives_the_first_stage_as_many_channels_as_the_pictures(monkeypatch):
+    module = script("training_speed")
+    monkeypatch.setattr(module, "PICTURES", 2)
+    config, cpu = RECIPES["emoji"](), torch.device("cpu")
+    task = module.first_stage_task(config, cpu, gan=False)
+    small = dataclasses.replace(config.first_stage.train, batch_size=2)
+    assert task.batch(0, small, torch.Generator())["x"].shape[1] == task.first_stage.channels == config.data.channels == 4
+
+
+def test_prior_variants_compares_on_one_first_stage_and_spares_the_run(tmp_path):
+    module, data, run = script("prior_variants"), write_folder(tmp_path / "data", 12), tmp_path / "run"
+    train(small_config("prior.train.steps=1"), data, run, torch.device("cpu"), quiet=True)
+    before = {path: path.read_bytes() for path in (run / "first_stage").rglob("*") if path.is_file()}
+    network = '{"kind":"hourglass","in_channels":4,"out_channels":4,"widths":[16],"depths":[1],"head_channels":8}'
+    arguments = [str(run), "--data", str(data), "--device", "cpu", f"--set=prior.model.network={network}", "--images", "48"]
+    found = numbers(module, tmp_path / "out.json", *arguments, "--save", str(tmp_path / "model"))
+    assert len(found["losses"]) == 10
+    assert all(0 < loss < 10 for loss in found["losses"])
+    assert found["images"] == 16  # 4 steps of 4 after the 8 steps of warm-up
+    assert load(tmp_path / "model", "cpu").model.prior.config.network.kind == "hourglass"
+    with pytest.raises(SystemExit, match="there already"):
+        module.main([*arguments, "--save", str(tmp_path / "model")])
+    with pytest.raises(SystemExit, match="only fields of the prior"):
+        module.main([*arguments, "--set=first_stage.loss.kl_weight=3"])
+    write_folder(tmp_path / "other", 16)
+    with pytest.raises(SystemExit, match="only fields of the prior"):
+        module.main([str(run), "--data", str(tmp_path / "other"), "--device", "cpu"])
+    assert all(path.read_bytes() == content for path, content in before.items())

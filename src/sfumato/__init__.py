@@ -31,13 +31,21 @@ def __getattr__(name: str) -> Any:
         case "LatentModel":
             from sfumato.model import LatentModel as value
         case "__version__":
-            from importlib.metadata import version
-
-            value = version("sfumato")
+            value = _version()
         case _:
             raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The installed version, "unknown" for sources that were put on the path uninstalled."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sfumato")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:

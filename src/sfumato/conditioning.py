@@ -37,6 +37,12 @@ class Conditioning:
         """Select pictures along the batch."""
         return self.map(lambda v: v[index])
 
+    def check(self, **wanted: bool) -> None:
+        """Assert that each named slot is filled exactly when a network asks for it."""
+        for slot, asked in wanted.items():
+            filled = getattr(self, slot) is not None
+            assert filled == asked, f"this network {'needs' if asked else 'has no'} {slot}, the conditioning has {filled=}"
+
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
         """Concatenate along the batch; all parts fill the same slots."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,13 @@ def test_a_stream_closed_at_the_start(stream: str, other: str) -> None:
         shown = result.stderr if other == "2" else result.stdout
         assert bool(shown) == ((argument == "nope") == (other == "2"))
         assert "NoneType" not in shown
+
+
+def test_version_of_sources_that_were_never_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sfumato
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert sfumato._version() == "unknown"

@@ -34,7 +34,7 @@ def quantize(weight: Tensor) -> Rows:
 
     Quantizing `Rows.weight` again gives the same rows. A row that is not finite gets a scale that is not.
     """
-    weight = weight.detach().float()
+    weight = weight.detach().cpu().float()  # on the CPU, where powers of two are exact
     # Scales of 16 bits: q s is then exact in fp32's 24. They move max |w| / s from 127 by at most 127 / 2^16.
     mantissa, exponent = torch.frexp(weight.flatten(1).abs().amax(1) / LEVELS)  # (rows,)
     scale = torch.ldexp((mantissa * 2**16).round() / 2**16, exponent)

@@ -63,6 +63,12 @@ class HourglassConfig:
         for name in ("in_channels", "out_channels", "head_channels", "condition_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"hourglass {name} is {getattr(self, name)}: expected 1 or more.")
+        for name in ("context_dim", "vector_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"hourglass {name} is {value}: expected 1 or more, or null for none.")
+        if self.concat_channels < 0:
+            raise InputError(f"hourglass concat_channels is {self.concat_channels}: expected 0 or more.")
         if not self.widths or len(self.widths) != len(self.depths) or min(self.depths) < 1:
             raise InputError(
                 f"hourglass widths are {list(self.widths)}, depths {list(self.depths)}: expected a depth from 1 a width."
@@ -186,7 +192,8 @@ class Hourglass(nn.Module):
 
         h and w are multiples of `config.factor`. `cond` fills exactly the slots that the config names.
         """
-        self._check(cond)
+        c = self.config
+        cond.check(context=c.context_dim is not None, vector=c.vector_dim is not None, concat=c.concat_channels > 0)
         told = self.time_embed(timestep_embedding(time, self.config.condition_channels).to(x_t.dtype))
         if self.label_embed is not None:
             told = told + self.label_embed(cond.vector)
@@ -218,13 +225,6 @@ class Hourglass(nn.Module):
             else:
                 h = block(h, told, turns, cond.context, cond.mask)
         return h
-
-    def _check(self, cond: Conditioning) -> None:
-        c = self.config
-        asked = {"context": c.context_dim is not None, "vector": c.vector_dim is not None, "concat": c.concat_channels > 0}
-        for slot, wanted in asked.items():
-            filled = getattr(cond, slot) is not None
-            assert filled == wanted, f"this network {'needs' if wanted else 'has no'} {slot}, the conditioning has {filled=}"
 
 
 def merged(h: Tensor, size: Size) -> Tensor:

@@ -154,7 +154,8 @@ class UNet(nn.Module):
 
         h and w are multiples of `config.factor`. `cond` fills exactly the slots that the config names.
         """
-        self._check(cond)
+        c = self.config
+        cond.check(context=c.context_dim is not None, vector=c.vector_dim is not None, concat=c.concat_channels > 0)
         embedding = self.time_embed(timestep_embedding(time, self.config.channels).to(x_t.dtype))
         if self.label_embed is not None:
             embedding = embedding + self.label_embed(cond.vector)
@@ -176,13 +177,6 @@ class UNet(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, h, embedding, cond.context, cond.mask, use_reentrant=False)
         return block(h, embedding, cond.context, cond.mask)
-
-    def _check(self, cond: Conditioning) -> None:
-        c = self.config
-        asked = {"context": c.context_dim is not None, "vector": c.vector_dim is not None, "concat": c.concat_channels > 0}
-        for slot, wanted in asked.items():
-            filled = getattr(cond, slot) is not None
-            assert filled == wanted, f"this U-Net {'needs' if wanted else 'has no'} {slot}, the conditioning has {filled=}"
 
     def _block(self, in_channels: int, out_channels: int, attention: bool) -> Block:
         layers: list[nn.Module] = [self._resblock(in_channels, out_channels)]

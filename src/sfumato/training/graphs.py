@@ -1,7 +1,7 @@
 """CUDA graphs: record what a step launches once, then launch it as one piece.
 
-A narrow network's kernels are done sooner than the next can be launched: the default model's U-Net computes for 33 ms a step
-and takes 74 ms to launch (docs/lab-log.md). A replayed graph has no launches to wait for. Same kernels, same numbers.
+A narrow network's kernels are done sooner than the next can be launched: a U-Net of 96 channels computes for 33 ms a step and
+takes 74 ms to launch (docs/lab-log.md). A replayed graph has no launches to wait for. Same kernels, same numbers.
 """
 
 from __future__ import annotations

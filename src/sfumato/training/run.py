@@ -183,8 +183,11 @@ class Run:
         """Whether the model is there with this config's name, sampling defaults and storage, which take no training."""
         if not (target / "manifest.json").is_file() or not (target / WEIGHTS).is_file():
             return False
-        _, defaults, name = read_config(target)
-        found = (defaults, name, read_storage(target / WEIGHTS))
+        try:
+            _, defaults, name = read_config(target)
+            found = (defaults, name, read_storage(target / WEIGHTS))
+        except InputError:  # damaged: it is written anew from the stage's checkpoint
+            return False
         return found == (self.config.sampling, self.config.name, self.config.storage)
 
     def _finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
