@@ -112,8 +112,11 @@ def measure(task: Task, config: OptimConfig, device: torch.device, seconds: floa
         directory = Path(folder)
         eager, reporter = dataclasses.replace(config, compile=False), Reporter(directory, "bench", quiet=True)
         trainer = Trainer(task, eager, directory, device, 0, reporter)
-        with FlopCounterMode(display=False) as counter:
-            trainer._step(0)
+        active = [name for name in trainer.state.optimizers if task.active(name, 0)]
+        batch = task.batch(0, config, trainer.rng.manual_seed(0))
+        with FlopCounterMode(display=False) as counter:  # of the losses; what Muon computes is no work on pictures
+            trainer._gradients(active, batch, 0)
+        trainer._step(0)
         flops = counter.get_total_flops() / config.batch_size
         if config.compile:
             task.compile()

@@ -228,3 +228,13 @@ def test_prior_variants_compares_on_one_first_stage_and_spares_the_run(tmp_path)
     with pytest.raises(SystemExit, match="only fields of the prior"):
         module.main([str(run), "--data", str(tmp_path / "other"), "--device", "cpu"])
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_training_speed_counts_the_losses_and_not_the_optimizer(monkeypatch):
+    module, counts = script("training_speed"), []
+    monkeypatch.setattr(module, "PICTURES", 8)
+    for optimizer in ("adamw", "muon"):
+        config = small_config(f"prior.train.optimizer={optimizer}", "prior.condition=text")
+        task = module.prior_task(config, torch.device("cpu"))
+        counts.append(module.measure(task, config.prior.train, torch.device("cpu"), 0.0, False)["gflop_per_image"])
+    assert counts[0] == counts[1] > 0

@@ -2,7 +2,7 @@
 
     m <- mu m + (1 - mu) g,   u = mu m + (1 - mu) g                         (Nesterov momentum)
     X = u / |u|,   five times  X <- a X + (b G + c G^2) X,   G = X X^T      (Newton-Schulz: singular values go near 1)
-    w <- (1 - lr decay) w - lr 0.2 sqrt(max(rows, columns)) X               (Liu et al. 2025, arXiv 2502.16982, eq. 4)
+    w <- (1 - lr decay) w - lr 0.2 sqrt(max(rows, columns)) X               (Liu et al. 2025, arXiv 2502.16982)
 
 The last line's scale gives an update the root mean square that AdamW's has, so AdamW's learning rate and decay carry over.
 What is no matrix (vectors, tables of embeddings) takes AdamW's step, under the same learning rate.
