@@ -366,14 +366,16 @@ class Ramp(nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
 
-def test_average_by_hand() -> None:
+@pytest.mark.parametrize("tensor", [False, True])
+def test_average_by_hand(tensor: bool) -> None:
     live = Ramp()
     ema, expected = Ema({"ramp": live}, 0.6), 0.0
     for n in range(12):
         with torch.no_grad():
             live.weight.fill_(n)
             live.count += 1
-        ema.update()
+        rate = ema.next_rate()
+        ema.update(torch.tensor(rate) if tensor else rate)
         decay = min(0.6, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * n
         torch.testing.assert_close(ema.modules["ramp"].weight, torch.full((2,), expected))

@@ -26,13 +26,14 @@ def parameters(shapes: list[tuple[int, ...]], device: str = "cpu") -> list[nn.Pa
     return [nn.Parameter(value.to(device)) for value in drawn(shapes, 0)]
 
 
-def steps(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], count: int = 5) -> None:
+def steps(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], count: int = 5, tensor: bool = False) -> None:
     """`count` steps down gradients that depend on the number of the step alone; the rate changes as a schedule's does."""
     for step in range(count):
         for p, gradient in zip(params, drawn([tuple(p.shape) for p in params], 100 + step), strict=True):
             p.grad = torch.empty_like(p).copy_(gradient)
         for group in optimizer.param_groups:
-            group["lr"] = ONE_STEP["lr"] * (1 + step)
+            rate = ONE_STEP["lr"] * (1 + step)
+            group["lr"] = torch.tensor(rate, device=params[0].device) if tensor else rate
         optimizer.step()
 
 
@@ -128,6 +129,15 @@ def test_the_rest_takes_adamws_steps(shapes: list[tuple[int, ...]]) -> None:
         assert torch.equal(a, b)
 
 
+def test_a_rate_that_is_a_tensor() -> None:
+    """As a recorded step needs it; in fp32, so the last digits differ."""
+    plain, other = parameters(SHAPES), parameters(SHAPES)
+    steps(muon(plain), plain)
+    steps(muon(other), other, tensor=True)
+    for a, b in zip(plain, other, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
 def test_a_parameter_without_gradient_stays() -> None:
     params = parameters([(4, 4), (4, 4)])
     before = params[1].detach().clone()
@@ -172,6 +182,8 @@ def test_a_gpu_goes_the_same_way_and_never_waits() -> None:
     steps(optimizer, theirs)
     for a, b, start in zip(ours, theirs, begin, strict=True):
         assert (a - b.cpu()).norm() < 0.03 * (a - start).norm()
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(1e-3, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         optimizer.step()

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -18,16 +18,26 @@ class Ema:
         self.live = dict(modules)
         self.modules = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in modules.items()}
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Move the averages one step towards the live weights; buffers are copied."""
+    def next_rate(self) -> float:
+        """1 - d of the coming update, which is counted as done."""
         rate = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
+        return rate
+
+    @torch.no_grad()
+    def update(self, rate: float | Tensor) -> None:
+        """Move the averages one step towards the live weights by `rate`, a number or () on their device; buffers are copied."""
         for name, module in self.modules.items():
             live = self.live[name]
-            own: list[torch.Tensor] = list(module.parameters())
-            new: list[torch.Tensor] = list(live.parameters())
-            if own:
+            own: list[Tensor] = list(module.parameters())
+            new: list[Tensor] = list(live.parameters())
+            if not own:
+                pass
+            elif isinstance(rate, Tensor):
+                way = torch._foreach_sub(new, own)
+                torch._foreach_mul_(way, rate)
+                torch._foreach_add_(own, way)
+            else:
                 torch._foreach_lerp_(own, new, rate)
             for buffer, source in zip(module.buffers(), live.buffers(), strict=True):
                 buffer.copy_(source)

@@ -22,12 +22,12 @@ Values = dict[str, Tensor]
 class StepGraph:
     """Calls `compute(batch)` as it is at first, then records it and replays the record.
 
-    `rng` is the generator that `compute` draws from; the caller seeds it before every call. What `compute` leaves in
-    gradients and returns lies in the graph's memory and is overwritten by the next call. `warn` gets one line when
-    recording fails; from then on everything runs as it is.
+    `rng` is the generator that `compute` draws from, None for none; the caller seeds it before every call. What `compute`
+    leaves in gradients and returns lies in the graph's memory and is overwritten by the next call. `warn` gets one line
+    when recording fails; from then on everything runs as it is.
     """
 
-    def __init__(self, device: torch.device, rng: torch.Generator, warn: Callable[[str], None]):
+    def __init__(self, device: torch.device, rng: torch.Generator | None, warn: Callable[[str], None]):
         self.rng, self.warn = rng, warn
         self.stream = torch.cuda.Stream(device)
         self.works = True
@@ -67,7 +67,8 @@ class StepGraph:
     def _record(self, batch: Batch, compute: Callable[[Batch], Values]) -> None:
         self.batch = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.rng)
+        if self.rng is not None:
+            graph.register_generator_state(self.rng)
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             self.values = compute(self.batch)
         self.graph = graph

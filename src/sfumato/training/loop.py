@@ -72,6 +72,10 @@ class Trainer:
         self.rng = torch.Generator(device)
         graphed = config.cuda_graphs and device.type == "cuda"
         self.graph = StepGraph(device, self.rng, reporter.warn) if graphed else None
+        self.update_graph = StepGraph(device, None, reporter.warn) if graphed else None
+        self.rate = torch.zeros((), device=device)  # of the average, where the update is recorded
+        if graphed:
+            self.state.make_recordable(device)
 
     def resume(self) -> int:
         """Go on from the newest whole checkpoint, if any; returns the step."""
@@ -134,15 +138,31 @@ class Trainer:
             self._skip(step, numbers)
             return None
         self.bad_steps = 0
-        factor = learning_rate_factor(config, step)
         for name in names:
-            for group in state.optimizers[name].param_groups:
-                group["lr"] = task.learning_rate(name, config) * factor
-            state.optimizers[name].step()
-        if state.ema is not None:
-            state.ema.update()
+            state.set_learning_rate(name, task.learning_rate(name, config) * learning_rate_factor(config, step))
+        self._update(names)
         task.after_step(step, numbers)
         return numbers
+
+    def _update(self, names: list[str]) -> None:
+        """Step the optimizers `names`, then the average."""
+        state = self.state
+        rate: float | Tensor = state.ema.next_rate() if state.ema is not None else 0.0
+
+        def update(_: Batch) -> dict[str, Tensor]:
+            for name in names:
+                state.optimizers[name].step()
+            if state.ema is not None:
+                state.ema.update(rate)
+            return {}
+
+        if self.graph is None or self.update_graph is None:
+            update({})
+            return
+        rate = self.rate.fill_(rate)
+        # gradients lie where the graph that makes them was recorded: another record of it, another record of the update
+        recorded = self.graph.graph
+        self.update_graph(None if recorded is None else (*names, id(recorded)), {}, update)
 
     def _gradients(self, names: list[str], batch: Batch, step: int) -> dict[str, Tensor]:
         """Every optimizer's gradients, clipped, and what there is to report."""

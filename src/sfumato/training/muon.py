@@ -54,7 +54,8 @@ def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for matrices, convolutions taken as (out, in kh kw); AdamW with `betas` for the rest.
 
-    Orthogonalizes in bf16 on GPUs that have it, else in fp32; nothing waits for the device.
+    Orthogonalizes in bf16 on GPUs that have it, else in fp32; nothing waits for the device. With learning rates that are
+    tensors () on the device a step can be recorded as a CUDA graph.
     """
 
     def __init__(self, groups: Iterable[Group], learning_rate: float, betas: tuple[float, float], device: torch.device):
@@ -78,7 +79,7 @@ class Muon(torch.optim.Optimizer):
             elif parameters:
                 self._adamw(parameters, group)
 
-    def _muon(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+    def _muon(self, parameters: list[Tensor], lr: float | Tensor, weight_decay: float) -> None:
         for p in parameters:
             if not self.state[p]:
                 self.state[p] = {"momentum": torch.zeros_like(p)}
@@ -95,7 +96,10 @@ class Muon(torch.optim.Optimizer):
         for (shape, last), (members, matrices) in stacks.items():
             x = orthogonalize(torch.stack(matrices), self.dtype).to(members[0].dtype)  # (K, out, in kh kw)
             scale = 0.2 * max(x.shape[1:]) ** 0.5
-            torch._foreach_add_(members, _from_matrices(x, shape, last), alpha=-lr * scale)
+            if isinstance(lr, Tensor):
+                torch._foreach_add_(members, _from_matrices(x * (-lr * scale), shape, last))
+            else:
+                torch._foreach_add_(members, _from_matrices(x, shape, last), alpha=-lr * scale)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
@@ -116,6 +120,7 @@ class Muon(torch.optim.Optimizer):
             beta1=beta1,
             beta2=beta2,
             lr=group["lr"],
+            capturable=isinstance(group["lr"], Tensor),
             weight_decay=group["weight_decay"],
             eps=ADAMW_EPS,
             maximize=False,

@@ -42,6 +42,21 @@ class TrainState:
         }
         self.ema = Ema(task.averaged(), config.ema_decay) if config.ema_decay > 0 else None
 
+    def make_recordable(self, device: torch.device) -> None:
+        """Learning rates into tensors on `device`, so that a recorded update sees them change."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=device)
+                group["capturable"] = True
+
+    def set_learning_rate(self, name: str, value: float) -> None:
+        """Of every group of optimizer `name`."""
+        for group in self.optimizers[name].param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the state by name."""
         found: dict[str, Tensor] = {}
