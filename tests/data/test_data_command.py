@@ -69,13 +69,15 @@ def test_pack_leaves_what_is_there(folder, tmp_path, capsys):
 
 
 def test_emoji(tmp_path, capsys, monkeypatch):
-    def build(directory, size, styles, background, cache, workers, progress):
+    def build(directory, size, styles, background, cache, workers, progress, num_pairs):
         progress("rendering", 1, 2)
         assert (size, list(styles), background, cache, workers) == (64, ["noto"], "transparent", tmp_path / "npm", None)
+        assert num_pairs == 70
         return EmojiReport(directory, {("noto", "train"): 3, ("noto", "test"): 1}, {"noto/1F409": "empty"}, 2_500_000)
 
     monkeypatch.setattr(emoji, "build_emoji", build)
     argv = ["data", "emoji", str(tmp_path / "set"), "--size", "64", "--styles", "noto", "--background", "transparent"]
+    argv += ["--pairs", "70"]
     assert main([*argv, "--cache", str(tmp_path / "npm")]) == 0
     out = capsys.readouterr().out
     assert "noto: test 1, train 3" in out

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     emoji.add_argument("--background", default="transparent", help="transparent (RGBA, the default) or white (RGB)")
     emoji.add_argument("--cache", type=Path, help="folder for npm tarballs (default ~/.cache/sfumato/npm)")
     emoji.add_argument("--workers", type=int, help="processes that render (default: one a core)")
+    emoji.add_argument("--pairs", type=int, default=500, help="pictures a style of two emoji together (default 500)")
 
     audit = actions.add_parser("audit", help="count pictures, sizes, duplicates and unreadable files")
     audit.add_argument("directory", type=Path, help="folder of pictures, or a .tar shard")
@@ -49,7 +50,9 @@ def _emoji(args: argparse.Namespace) -> int:
     from sfumato.data.emoji import build_emoji
 
     with _bar() as step:
-        report = build_emoji(args.directory, args.size, args.styles, args.background, args.cache, args.workers, step)
+        report = build_emoji(
+            args.directory, args.size, args.styles, args.background, args.cache, args.workers, step, args.pairs
+        )
     for style in args.styles:
         parts = [f"{split} {n:,}" for (name, split), n in sorted(report.counts.items()) if name == style]
         print(f"{style}: {', '.join(parts)}")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,18 +20,23 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from PIL import Image
+
+from sfumato.data.emoji_pairs import Pair, draw, pairs, texts
 from sfumato.data.emoji_render import Job, render
 from sfumato.data.emoji_sources import STYLES, Emoji, default_cache, drawings, read_emojis
-from sfumato.data.emoji_text import caption, variants
+from sfumato.data.emoji_text import caption, telling_tags, variants
 from sfumato.errors import InputError, MachineError, unknown
 
 BACKGROUNDS = ("transparent", "white")
+NUM_PAIRS = 500  # a style
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class EmojiReport:
-    """What `build_emoji` made: pictures by (style, split), drawings that could not be rendered, bytes on disk."""
+    """What `build_emoji` made: pictures by (style, split), where "pairs" counts as a split, drawings that could not be
+    rendered, bytes on disk."""
 
     directory: Path
     counts: dict[tuple[str, str], int]
@@ -68,17 +74,22 @@ def build_emoji(
     cache: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    num_pairs: int = NUM_PAIRS,
 ) -> EmojiReport:
     """Write `images/<style>/<HEXCODE>.png`, `metadata.jsonl` and `NOTICE` into `directory`.
 
     size: side in pixels, 16 to 1024. background: `transparent` gives straight RGBA, `white` RGB laid on white; captions
-    and splits are the same. cache: where npm tarballs are kept. workers: processes that render, by default one a core.
-    progress is called with (stage, done, total). `metadata.jsonl` is written last, so a folder that has one is complete.
-    Raises `InputError` for a bad argument or a folder that holds something else, `MachineError` without npm, network,
+    and splits are the same. num_pairs: pictures a style of two training emoji together (`emoji_pairs`), all for training, in
+    `images/<style>/pairs`; they need transparency, so `white` has none. cache: where npm tarballs are kept. workers:
+    processes that render, by default one a core. progress is called with (stage, done, total). `metadata.jsonl` is written
+    last, so a folder that has one is complete. Raises `InputError` for a bad argument or a folder that holds something else,
+    `MachineError` without npm, network,
     resvg or a writable disk.
     """
     root = Path(directory)
     _check(root, size, styles, background)
+    if num_pairs < 0:
+        raise InputError(f"num_pairs {num_pairs}: expected 0 or more.")
     tell = progress or (lambda stage, done, total: None)
     folder = Path(cache) if cache is not None else default_cache()
     emojis = read_emojis(folder)
@@ -91,7 +102,9 @@ def build_emoji(
         root.mkdir(parents=True, exist_ok=True)
         (root / "metadata.jsonl").unlink(missing_ok=True)  # the folder is not complete until it is written again
         digests, failed = _render_all(jobs, root, workers or os.cpu_count() or 1, tell)
-        counts = _write_metadata(root, emojis, digests)
+        split = splits(digests)
+        shown = list(_draw_pairs(root, emojis, split, num_pairs if background == "transparent" else 0, tell))
+        counts = _write_metadata(root, emojis, split, shown)
         notice = resources.files("sfumato").joinpath("assets/NOTICE-emoji.md").read_text(encoding="utf-8")
         (root / "NOTICE").write_text(notice, encoding="utf-8")
     except OSError as error:
@@ -152,17 +165,40 @@ def _render_to_file(task: tuple[Job, Path]) -> tuple[str | None, str]:
     return picture.digest, ""
 
 
-def _write_metadata(root: Path, emojis: list[Emoji], digests: dict[tuple[str, str], str]) -> dict[tuple[str, str], int]:
-    split = splits(digests)
+def _draw_pairs(
+    root: Path, emojis: list[Emoji], split: dict[tuple[str, str], str], count: int, tell: Progress
+) -> Iterator[Pair]:
+    """Draw the pairs of every style into its folder `pairs`, without what an earlier call left there."""
+    for index, style in enumerate(STYLES):
+        folder = root / "images" / style
+        shutil.rmtree(folder / "pairs", ignore_errors=True)
+        if not count:
+            continue
+        tell("drawing pairs", index, len(STYLES))
+        trained = frozenset(code for (code, of), part in split.items() if of == style and part == "train")
+        for pair in pairs(emojis, style, trained, count):
+            parts = [Image.open(folder / f"{emoji.hexcode}.png").convert("RGBA") for emoji in (pair.first, pair.second)]
+            (folder / "pairs").mkdir(exist_ok=True)
+            draw(pair, *parts).save(folder / "pairs" / f"{pair.code}.png")
+            yield pair
+
+
+def _write_metadata(
+    root: Path, emojis: list[Emoji], split: dict[tuple[str, str], str], shown: list[Pair]
+) -> dict[tuple[str, str], int]:
     counts: Counter[tuple[str, str]] = Counter()
+    telling = telling_tags(emojis)
     temporary = root / "metadata.jsonl.tmp"
     with temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for emoji in emojis:
             for style in STYLES:
                 if (emoji.hexcode, style) in split:
-                    row = _row(emoji, style, split[emoji.hexcode, style])
+                    row = _row(emoji, style, split[emoji.hexcode, style], telling[emoji.base_label])
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
                     counts[style, split[emoji.hexcode, style]] += 1
+        for pair in shown:
+            stream.write(json.dumps(_pair_row(pair), ensure_ascii=False) + "\n")
+            counts[pair.style, "pairs"] += 1
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, root / "metadata.jsonl")
@@ -174,11 +210,30 @@ def family(hexcode: str) -> str:
     return "-".join(code for code in hexcode.split("-") if code != "FE0F" and not 0x1F3FB <= int(code, 16) <= 0x1F3FF)
 
 
-def _row(emoji: Emoji, style: str, split: str) -> dict[str, object]:
+def _pair_row(pair: Pair) -> dict[str, object]:
+    """As `_row`; its family is the first emoji's with a "+", so that pairs are drawn seldom (`PriorRun.balance`)."""
+    captions = texts(pair)
+    return {
+        "file_name": f"images/{pair.style}/pairs/{pair.code}.png",
+        "text": captions[0],
+        "texts": captions,
+        "hexcode": f"{pair.first.hexcode}+{pair.second.hexcode}",
+        "style": pair.style,
+        "label": captions[-1],
+        "tags": [],
+        "group": "pairs",
+        "subgroup": pair.kind,
+        "tone": [],
+        "family": f"{family(pair.first.hexcode)}+",
+        "split": "train",
+    }
+
+
+def _row(emoji: Emoji, style: str, split: str, telling: Sequence[str]) -> dict[str, object]:
     return {
         "file_name": f"images/{style}/{emoji.hexcode}.png",
         "text": caption(emoji, style),
-        "texts": variants(emoji, style),
+        "texts": variants(emoji, style, telling),
         "hexcode": emoji.hexcode,
         "style": style,
         "label": emoji.label,

@@ -1,6 +1,6 @@
 """Captions of the emoji data set: an emojibase label and tags in, what a person would type out.
 
-`caption` is `"{label}, {style phrase}"`; `variants` are 6 to 10 sentences of the same meaning, the first of which
+`caption` is `"{label}, {style phrase}"`; `variants` are 6 to 14 sentences of the same meaning, the first of which
 is the caption. Everything is a plain function of the emoji and the style: no randomness.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from sfumato.data.emoji_sources import TONES, Emoji
 
@@ -18,6 +20,7 @@ PHRASES = {
     "fluent-3d": "3D style",
     "fluent-flat": "flat style",
 }
+FEW = 3  # a tag of more concepts than that ("pet", "food") says too little alone
 _PLURAL = ("people", "men", "women", "hands", "clothes", "jeans", "shorts", "glasses", "goggles", "scissors", "trousers")
 _NO_ARTICLE = re.compile(r"^(\d|flag of |the |keycap |regional |people |men |women |two )", re.IGNORECASE)
 # Everyday words where the label is the formal one.
@@ -43,8 +46,11 @@ def caption(emoji: Emoji, style: str) -> str:
     return f"{_plain(emoji.label)}, {PHRASES[style]}"
 
 
-def variants(emoji: Emoji, style: str) -> list[str]:
-    """Captions of one meaning, without repeats; the first is `caption`."""
+def variants(emoji: Emoji, style: str, telling: Sequence[str] = ()) -> list[str]:
+    """Captions of one meaning, without repeats; the first is `caption`.
+
+    `telling`: those of the tags that say by themselves what it is, such as "kitty"; each makes a caption of its own.
+    """
     phrase = PHRASES[style]
     word = phrase.removesuffix(" style")
     bare = subject(emoji)
@@ -68,7 +74,24 @@ def variants(emoji: Emoji, style: str) -> list[str]:
     if len(tags) > 1:
         tone = [f"{TONES[t]} skin tone" for t in sorted(set(emoji.tone))]
         texts.append(f"{', '.join([*tags, *tone])}, {phrase}")
+    texts += [f"{with_article(_plain(tag))}{_tone(emoji.tone, tag)}, {phrase}" for tag in telling]
     return list(dict.fromkeys(texts))
+
+
+def telling_tags(emojis: Iterable[Emoji]) -> dict[str, list[str]]:
+    """{base label: up to three tags that no more than `FEW` concepts share, the rarest first}.
+
+    A word of any label or synonym is none: an astronaut's tag "rocket" means the rocket when it stands alone.
+    """
+    tags = {emoji.base_label: emoji.tags for emoji in emojis}
+    shared = Counter(tag for own in tags.values() for tag in set(own))
+    named = {word for text in (*tags, *_SYNONYMS.values()) for word in (text.lower(), *re.findall(r"\w+", text.lower()))}
+    named |= {f"{word}s" for word in named} | {word.removesuffix("s") for word in named}
+    found = {}
+    for label, own in tags.items():
+        rare = [tag for tag in own if shared[tag] <= FEW and tag.isascii() and tag.islower() and tag not in named]
+        found[label] = sorted(rare, key=lambda tag: (shared[tag], tag))[:3]
+    return found
 
 
 def subject(emoji: Emoji) -> str:
