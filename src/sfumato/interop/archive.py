@@ -37,6 +37,7 @@ class _Entry:
     header: int
     size: int
     crc: int
+    plain: bool
 
 
 def members(path: Path) -> dict[str, Member]:
@@ -55,7 +56,10 @@ def members(path: Path) -> dict[str, Member]:
         if member.offset < end:
             raise InputError(f"{path} has members that overlap ({member.name!r}); it was not written by torch.save.")
         end = member.offset + member.size
-    return _without_root(found, path)
+    by_name = _without_root(found, path)
+    if not all(entry.plain for entry in entries):
+        raise InputError(f"{path} has compressed or encrypted members, which torch.save never writes; save it again.")
+    return by_name
 
 
 def _end(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
@@ -91,13 +95,9 @@ def _entries(data: bytes, number: int, path: Path) -> Iterable[_Entry]:
         at += name_length + extra_length + comment
         if signature != b"PK\1\2" or at > len(data):
             raise InputError(f"{path} is a damaged zip archive; get the file again.")
-        if method or flags & _ENCRYPTED:
-            what = "compressed" if method else "encrypted"
-            raise InputError(f"{path} has {what} members, which torch.save never writes; unpack it and save it again.")
         size, packed, header = _wide(extra, size, packed, header)
-        if size != packed:
-            raise InputError(f"{path} is a damaged zip archive; get the file again.")
-        yield _Entry(name, header, size, crc)
+        plain = not method and not flags & _ENCRYPTED and size == packed
+        yield _Entry(name, header, packed, crc, plain)
     if at != len(data):
         raise InputError(f"{path} is a damaged zip archive; get the file again.")
 
@@ -134,7 +134,7 @@ def _without_root(found: list[Member], path: Path) -> dict[str, Member]:
             raise InputError(f"{path} has two members of the name {member.name[:100]!r}; it was not written by torch.save.")
         folded.add(member.name.casefold())
         by_name["/".join(parts[1:])] = member
-    if len(roots) != 1 or "data.pkl" not in by_name:
-        what = "a TorchScript program" if any(n == "constants.pkl" for n in by_name) else "a zip archive of something else"
+    if len(roots) != 1 or "data.pkl" not in by_name or "constants.pkl" in by_name:
+        what = "a TorchScript program" if "constants.pkl" in by_name else "a zip archive of something else"
         raise InputError(f"{path} is {what}; expected a checkpoint (torch.save of a state dict).")
     return by_name

@@ -70,7 +70,7 @@ HARMLESS: Final = {
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
         for name in ("object", "set", "frozenset", "list", "tuple", "int", "float", "bool", "str", "bytes", "bytearray",
-                     "complex", "slice", "range", "long", "unicode")
+                     "complex", "slice", "range", "xrange", "long", "unicode")
     ),
     "collections.deque", "torch.device", "torch.dtype", "torch.serialization._get_layout", "torch.torch_version.TorchVersion",
     *TENSORS,

@@ -51,7 +51,7 @@ class SourceFile:
             with open(self.path, "rb") as file:
                 self._same(file.fileno())
                 try:
-                    self._map = _private_map(file.fileno())
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 except OSError as error:
                     raise MachineError(f"cannot map {self.path} into memory ({error.strerror}). Free memory.") from None
         return self._map
@@ -67,14 +67,6 @@ class SourceFile:
                 if not done:
                     raise InputError(f"{self.path} was changed while it was read; start again.")
                 view = view[done:]
-
-
-def _private_map(descriptor: int) -> mmap.mmap:
-    """Copied on write, without a claim on memory for copies that will not be made (a file may be larger than the memory)."""
-    unclaimed = getattr(mmap, "MAP_NORESERVE", None)
-    if unclaimed is None:
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-    return mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE | unclaimed, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 class Loadable(Protocol):
