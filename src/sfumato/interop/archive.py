@@ -70,7 +70,9 @@ def _end(file: BinaryIO, size: int, path: Path) -> tuple[int, int, int]:
     at = data.rfind(b"PK\5\6")
     if at < 0:
         raise InputError(f"{path} is a zip archive without its end; the download or copy did not finish, get it again.")
-    _, _, _, _, number, length, start, _ = _END.unpack_from(data, at)
+    _, _, _, _, number, length, start, comment = _END.unpack_from(data, at)
+    if at + _END.size + comment != len(data):
+        raise InputError(f"{path} is a zip archive with other data behind it; torch.save writes none.")
     end = size - tail + at
     file.seek(max(end - _LOCATOR.size, 0))
     signature, _, where, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))

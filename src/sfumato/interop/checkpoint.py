@@ -56,7 +56,11 @@ def open_checkpoint(path: str | Path, variant: str | None = None) -> Checkpoint:
     what it is instead, what is damaged, or the name that a pickle asks for.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # no path can have this name; the file's reader says so
+        is_folder = False
+    if is_folder:
         return _folder(path, read_folder(path, lambda file: open_file(file).index, variant))
     if variant is not None:
         raise InputError(f"{path} is a file; a variant ({variant!r}) is a choice among the files of a folder.")

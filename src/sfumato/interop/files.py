@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+import stat
 from pathlib import Path
 
 from sfumato.errors import InputError
@@ -30,7 +31,9 @@ class Kind(enum.Enum):
 def kind_of(path: Path) -> Kind:
     """The format of a file. Raises `InputError` that says what it is instead: a pointer, a page, an archive, nothing."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a pipe would make the reader wait
+            raise InputError(f"{path} is a pipe or a device; expected a file.")
         with open(path, "rb") as file:
             head = file.read(HEAD)
     except FileNotFoundError:
@@ -39,6 +42,8 @@ def kind_of(path: Path) -> Kind:
         raise InputError(f"{path} is a folder; expected a file.") from None
     except PermissionError:
         raise InputError(f"{path} may not be read by this user; change its permissions.") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)[:200]!r} cannot be opened ({type(error).__name__}); check its name.") from None
     if head.startswith(b"PK\x03\x04"):
@@ -47,7 +52,7 @@ def kind_of(path: Path) -> Kind:
         return Kind.safetensors
     if head[:1] == b"\x80" or head.startswith(_LEGACY[1]) or _OLD_PICKLE.match(head):
         return Kind.torch_legacy
-    raise InputError(f"{path} {_what(head, size)}")
+    raise InputError(f"{path} {_what(head, found.st_size)}")
 
 
 _SIGNATURES = (

@@ -18,9 +18,9 @@ from sfumato.interop.rebuild import Nothing, Refused, Storage, Word, count, rebu
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pickle may take. A published checkpoint takes a hundredth of it."""
+    """What one pickle may take. A published checkpoint takes a tenth of it, optimizer included."""
 
-    operations: int = 8_000_000
+    operations: int = 3_000_000
     marks: int = 1_000
     protocol: int = 5
 

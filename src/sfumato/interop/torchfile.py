@@ -108,8 +108,9 @@ def _ask(path: Path, start: int, length: int, legacy: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             done = subprocess.run(
-                command, stdin=file, capture_output=True, timeout=PATIENCE, env=environment, cwd=root, check=False
-            )
+                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=PATIENCE, env=environment,
+                cwd=root, check=False,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InputError(f"{path} was not read within {PATIENCE} seconds; no checkpoint takes that long.") from None
     except OSError as error:
