@@ -25,7 +25,7 @@ from sfumato.interop.globals import ITEMSIZE
 from sfumato.interop.rebuild import extent
 
 DTYPES = {name: getattr(torch, name) for name in ITEMSIZE}
-PIECE = 16 * 2**20
+PIECE = 4 * 2**20
 
 
 class SourceFile:
@@ -145,7 +145,8 @@ class TensorEntry:
         if not self.is_contiguous:
             return out.copy_(self._view())
         flat, piece = out.view(-1), PIECE // self.dtype.itemsize
-        buffer = torch.empty(min(self.nbytes, PIECE), dtype=torch.uint8)
+        # Memory of its own, given back at once: from the heap it would leave holes between the results.
+        buffer = torch.frombuffer(mmap.mmap(-1, max(min(self.nbytes, PIECE), 1)), dtype=torch.uint8)
         for start in range(0, self.numel, piece):
             part = flat[start : start + piece]
             raw = buffer[: len(part) * self.dtype.itemsize]

@@ -79,6 +79,8 @@ def _load(text: bytes, path: Path) -> Any:
             raise InputError(f"{path} is deeper or has more parts than any released yaml.")
     loader = yaml.SafeLoader(text)
     root = loader.get_single_node()
+    if root is None:
+        return None
     if _size(root, {}, path) > MAX_NODES:
         raise InputError(f"{path} is deeper or has more parts than any released yaml.")
     return loader.construct_document(root)
