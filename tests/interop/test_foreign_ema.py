@@ -22,7 +22,9 @@ def average_names(module: nn.Module) -> dict[str, str]:
 def diffusion(owner: str = "", inner: str = "model.") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(checkpoint, expected averages by parameter): a network with a buffer and a frozen layer, beside a first stage."""
     torch.manual_seed(0)
-    network = nn.ModuleDict({"diffusion_model": nn.ModuleDict({"input_blocks": nn.ModuleList([nn.Linear(2, 3), nn.BatchNorm1d(3)])})})
+    network = nn.ModuleDict(
+        {"diffusion_model": nn.ModuleDict({"input_blocks": nn.ModuleList([nn.Linear(2, 3), nn.BatchNorm1d(3)])})}
+    )
     network["frozen"] = nn.Linear(2, 2).requires_grad_(False)
     state = {f"{owner}{inner}{name}": tensor for name, tensor in network.state_dict().items()}
     expected = {}

@@ -90,7 +90,12 @@ def test_what_diffusers_writes(tmp_path: Path, safe: bool, variant: str | None, 
     torch.manual_seed(0)
     sizes = {"block_out_channels": (32, 32), "layers_per_block": 1, "norm_num_groups": 8}
     unet = diffusers.UNet2DModel(
-        sample_size=8, in_channels=4, out_channels=4, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, **sizes
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        **sizes,
     )
     vqvae = diffusers.VQModel(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, **sizes
@@ -179,7 +184,9 @@ def test_pipelines_with_code(folder: Path) -> None:
     assert open_checkpoint(folder).components["unet"].config["auto_map"]  # words, that nobody follows
 
 
-@pytest.mark.parametrize("config", [{}, {"_class_name": "os.system"}, {"architectures": ["LlamaForCausalLM"]}, {"architectures": 3}])
+@pytest.mark.parametrize(
+    "config", [{}, {"_class_name": "os.system"}, {"architectures": ["LlamaForCausalLM"]}, {"architectures": 3}]
+)
 def test_single_folders_of_other_models(tmp_path: Path, config: dict[str, Any]) -> None:
     write(tmp_path / "config.json", config)
     refused(tmp_path, "none that is read here")

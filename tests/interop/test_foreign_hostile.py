@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from hostile import CALLABLES, DRAWERS, call, first, pickles, text, with_pickle
+from hostile import CALLABLES, DRAWERS, call, first, pickles, refusal, text, with_pickle
 from sfumato.errors import InputError
 from sfumato.interop import child, torchfile
 from sfumato.interop.checkpoint import open_checkpoint
@@ -202,13 +203,13 @@ NAMES: dict[str, bytes] = {
 @pytest.mark.parametrize("what", NAMES)
 def test_tricks(tmp_path: Path, what: str) -> None:
     data = NAMES[what]
-    try:
-        Reader(io.BytesIO(data + b".")).read()
-    except Refused as refusal:
-        assert len(str(refusal)) < 400
-        assert str(refusal).isprintable()
+    message = refusal(Reader(io.BytesIO(data + b".")).read)
+    if what == "nested tables":  # deep, and harmless: nothing walks into it
+        assert message is None
     else:
-        assert what in ("nested tables",)  # deep, and harmless: nothing walks into it
+        assert message is not None
+        assert len(message) < 400
+        assert message.isprintable()
     if what in ("nested tables", "a number of many digits", "bytes of 2^64", "control characters"):
         path = with_pickle(tmp_path / "x.ckpt", first(data))
         if what == "nested tables":
@@ -257,11 +258,9 @@ def test_bombs(tmp_path: Path, bomb: Callable[[], bytes]) -> None:
     """Refused or read past in little memory and time; the parent's memory does not move by more than the pickle."""
     path = with_pickle(tmp_path / "x.ckpt", first(bomb()))
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    try:
-        assert open_checkpoint(path).metadata.step == 7
-    except InputError as error:
-        assert re.search("more than|nested deeper|damaged pickle|more memory|asks for", str(error)), error
-        assert len(str(error)) < 600 + len(str(path))
+    message = refusal(lambda: open_checkpoint(path))
+    assert message is None or re.search("more than|nested deeper|damaged pickle|more memory|asks for", message), message
+    assert message is None or len(message) < 600 + len(str(path))
     assert time.perf_counter() - start < 40
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1_100_000
@@ -330,16 +329,14 @@ def test_the_child_brings_in_nothing_that_is_installed() -> None:
     "answer",
     [
         b"", b"{", b"[]", b"null", b"{}", b'{"refused": ',
-        b'{"ends": [1], "keys": [], "storages": {}, "tensors": [["a", "0", "float32", 0, [1], [1]]], "others": [], "metadata": {}}',
+        b'{"ends": [1], "keys": [], "storages": {}, "tensors": [["a", "0", "float32", 0, [1], [1]]], "others": [],'
+        b' "metadata": {}}',
     ],
 )  # fmt: skip
 def test_a_child_that_lies_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     path = with_pickle(tmp_path / "x.ckpt", lambda data: data)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, answer, b""))
     assert "broke the process that read it" in refused(path)
-
-
-STORAGE = "ctorch\nFloatStorage\n"
 
 
 @pytest.mark.parametrize(
@@ -385,9 +382,7 @@ def test_mutations_of_an_honest_pickle(tmp_path: Path) -> None:
         data = bytearray(honest)
         for _ in range(rng.randint(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
-        try:
-            child.read(io.BytesIO(bytes(data)), legacy=True)
-        except Refused as refusal:
-            assert str(refusal).isprintable()
-            refusals += 1
+        message = refusal(partial(child.read, io.BytesIO(bytes(data)), legacy=True))
+        assert message is None or message.isprintable()
+        refusals += message is not None
     assert 10_000 < refusals < 20_000

@@ -14,14 +14,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from hostile import refusal
 from sfumato.errors import InputError
 from sfumato.interop.checkpoint import open_checkpoint
 from sfumato.interop.files import Kind
 from sfumato.interop.headers import MAX_HEADER, read_header
 
 DTYPES = (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64, torch.int32,
-    torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool, torch.complex64,
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64,
+    torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool, torch.complex64,
 )  # fmt: skip
 
 
@@ -47,7 +48,12 @@ def test_every_type_is_bit_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_reading_as_another_type(tmp_path: Path, dtype: torch.dtype) -> None:
     """Larger than a piece, so that pieces meet; torch's own conversion is the witness."""
-    saved = {"big": torch.randn(5_000_001), "whole": torch.arange(5), "half": torch.randn(4, 3).half(), "truth": torch.tensor([True])}
+    saved = {
+        "big": torch.randn(5_000_001),
+        "whole": torch.arange(5),
+        "half": torch.randn(4, 3).half(),
+        "truth": torch.tensor([True]),
+    }
     save_file(saved, tmp_path / "x.safetensors")
     got = open_checkpoint(tmp_path / "x.safetensors").index.read(dtype=dtype)
     assert torch.equal(got["big"], saved["big"].to(dtype))
@@ -75,22 +81,26 @@ A = '"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
 B = '"b": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}'
 
 
+def table(*entries: str) -> str:
+    return f"{{{', '.join(entries)}}}"
+
+
 def one(**changes: Any) -> dict[str, Any]:
     return {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | changes}
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "a tensor twice": ("{%s, %s}" % (A, A.replace("0, 8", "8, 16")), "'a' stands twice"),
-    "a tensor twice, spelled differently": ("{%s, %s}" % (A, B.replace('"b"', r'"\u0061"')), "'a' stands twice"),
+    "a tensor twice": (table(A, A.replace("0, 8", "8, 16")), "'a' stands twice"),
+    "a tensor twice, spelled differently": (table(A, B.replace('"b"', r'"\u0061"')), "'a' stands twice"),
     "a field twice": (
         '{"a": {"dtype": "F32", "dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}', "'dtype' stands twice"),
-    "notes twice": ('{"__metadata__": {}, "__metadata__": {}, %s, %s}' % (A, B), "'__metadata__' stands twice"),
-    "a note twice": ('{"__metadata__": {"x": "1", "x": "2"}, %s, %s}' % (A, B), "'x' stands twice"),
-    "an overlap": ("{%s, %s}" % (A, B.replace("8, 16", "4, 12")), "overlap"),
-    "the same bytes": ("{%s, %s}" % (A, B.replace("8, 16", "0, 8")), "overlap"),
-    "a gap": ("{%s, %s}" % (A.replace("[2]", "[1]").replace("0, 8", "0, 4"), B), "gap"),
-    "a gap at the start": ("{%s}" % B, "gap"),
-    "too little": ("{%s}" % A, "end at byte"),
+    "notes twice": (table('"__metadata__": {}', '"__metadata__": {}', A, B), "'__metadata__' stands twice"),
+    "a note twice": (table('"__metadata__": {"x": "1", "x": "2"}', A, B), "'x' stands twice"),
+    "an overlap": (table(A, B.replace("8, 16", "4, 12")), "overlap"),
+    "the same bytes": (table(A, B.replace("8, 16", "0, 8")), "overlap"),
+    "a gap": (table(A.replace("[2]", "[1]").replace("0, 8", "0, 4"), B), "gap"),
+    "a gap at the start": (table(B), "gap"),
+    "too little": (table(A), "end at byte"),
     "too much": (one(shape=[8], data_offsets=[0, 32]), "did not finish"),
     "a size that is not the shape's": (one(shape=[3]), "takes 12 bytes"),
     "a size that is not the type's": (one(dtype="F16"), "takes 8 bytes"),
@@ -104,7 +114,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "truth for a number": (one(shape=[True, 4]), "shape"),
     "a point in a number": ('{"a": {"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]}}', "whole number"),
     "no number": ('{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 16]}}', "whole number"),
-    "a number of many digits": ('{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 16]}}' % ("9" * 9999), "sound"),
+    "a number of many digits": (A.replace("2", "9" * 9999).join("{}"), "sound"),
     "an unknown type": (one(dtype="F33"), "unknown type"),
     "a type that is a list": (one(dtype=["F32"]), "unknown type"),
     "a field too many": (one(extra=1), "is not dtype, shape and data_offsets"),
@@ -124,7 +134,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a list": (b"[1]" + b" " * 20, "is in no format|JSON"),
     "a table cut off": ('{"a": ', "sound"),
     "depth": ('{"a":' + "[" * 100_000, "sound"),
-    "two tables": ("{%s, %s}{}" % (A, B), "sound"),
+    "two tables": (table(A, B) + "{}", "sound"),
     "not UTF-8": (b'{"\xff": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}', "sound"),
     "many marks": ("{" + '"a":[' * 10 + "[],[],[],[]," * 500_000, "larger than any model's"),
 }  # fmt: skip
@@ -143,21 +153,21 @@ def test_bad_headers(tmp_path: Path, what: str) -> None:
 
 def test_lengths(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    with pytest.raises(InputError, match="header of .* bytes"):
+    with pytest.raises(InputError, match="has a header of"):
         open_checkpoint(write(path, "{", length=MAX_HEADER + 1))
     with pytest.raises(InputError, match="inside its header"):
-        open_checkpoint(write(path, "{%s}" % A, data=b"", length=1000))
+        open_checkpoint(write(path, table(A), data=b"", length=1000))
     with pytest.raises(InputError, match="without tensors"):
         open_checkpoint(write(path, "{}", data=b""))
     with pytest.raises(InputError, match="end at byte"):
         open_checkpoint(write(path, "{}"))
     names = ", ".join(f'"{n}": {{"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}' for n in range(100_001))
     with pytest.raises(InputError, match="more than 100000 tensors"):
-        open_checkpoint(write(path, "{%s}" % names, data=b""))
+        open_checkpoint(write(path, table(names), data=b""))
 
 
 def test_orders_and_spaces_that_are_allowed(tmp_path: Path) -> None:
-    path = write(tmp_path / "x", '{%s,\n  %s, "e": {"shape": [0], "dtype": "F64", "data_offsets": [8, 8]}}   ' % (B, A))
+    path = write(tmp_path / "x", table(B, "\n " + A, '"e": {"shape": [0], "dtype": "F64", "data_offsets": [8, 8]}') + "   ")
     assert read_header(path).tensors.keys() == {"a", "b", "e"}
     assert load_file(path).keys() == {"a", "b", "e"}
 
@@ -169,6 +179,9 @@ def library(path: Path) -> dict[str, bytes] | None:
             return {name: bits(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OverflowError, UnicodeError, AttributeError, RuntimeError, KeyError, TypeError):
         return None
+
+
+STRICTER = "unsafe|stands twice|not dtype, shape and data_offsets|without tensors|no format|whole number|unknown type"
 
 
 def test_mutations_against_the_reference(tmp_path: Path) -> None:
@@ -185,16 +198,15 @@ def test_mutations_against_the_reference(tmp_path: Path) -> None:
             data[rng.randrange(6, end)] = rng.choice([rng.randrange(256), *b'0123456789,:[]{}" '])
         path.write_bytes(bytes(data))
         expected = library(path)
-        try:
-            got = {name: bits(t) for name, t in open_checkpoint(path).index.read().items()}
-        except InputError as error:
-            assert str(error).isprintable()
-            if expected is not None:
-                stricter += 1
-                allowed = r"unsafe|stands twice|not dtype, shape and data_offsets|without tensors|no format|whole number|unknown type"
-                assert re.search(allowed, str(error)), error
-        else:
+        got: dict[str, bytes] = {}
+        message = refusal(lambda: got.update({name: bits(t) for name, t in open_checkpoint(path).index.read().items()}))  # noqa: B023
+        if message is None:
             assert got == expected
             read += 1
+            continue
+        assert message.isprintable()
+        if expected is not None:
+            stricter += 1
+            assert re.search(STRICTER, message), message
     assert read > 30
     assert stricter < 200

@@ -40,7 +40,9 @@ def state(legacy: bool = False) -> dict[str, Tensor]:
     """Types, views and shared storages, as they occur and as they don't."""
     rng = torch.Generator().manual_seed(1)
     base = torch.randn(10, 20, generator=rng)
-    found: dict[str, Tensor] = {f"types.{t}": (torch.randn(3, 5, generator=rng) * 50).to(t) for t in (*FLOATS, *WHOLES, torch.complex64)}
+    found: dict[str, Tensor] = {
+        f"types.{t}": (torch.randn(3, 5, generator=rng) * 50).to(t) for t in (*FLOATS, *WHOLES, torch.complex64)
+    }
     if not legacy:  # the old format cannot hold them; torch.load fails on what torch.save writes
         found |= {f"types.{t}": torch.randn(3, 5, generator=rng).to(t) for t in EIGHTS}
         found |= {f"types.{t}": torch.randint(0, 200, (3, 5), generator=rng).to(t) for t in UNTYPED}
@@ -143,9 +145,18 @@ def lightning() -> dict[str, Any]:
     return {
         "callbacks": {classes["ModelCheckpoint"]: {"best_model_score": torch.tensor(0.1), "best_model_path": "x/y.ckpt"}},
         "hyper_parameters": classes["AttributeDict"](lr=1e-4, config=config),
-        "optimizer_states": [{"state": {0: {"step": 3, "exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": np.float64(1e-4)}]}],
+        "optimizer_states": [
+            {"state": {0: {"step": 3, "exp_avg": torch.zeros(4)}}, "param_groups": [{"lr": np.float64(1e-4)}]}
+        ],
         "lr_schedulers": [collections.defaultdict(dict, a={1: 2})],
-        "loops": {"rng": np.arange(3), "set": {1, 2}, "frozen": frozenset({3}), "range": range(3), "complex": 1j, "bytes": b"x"},
+        "loops": {
+            "rng": np.arange(3),
+            "set": {1, 2},
+            "frozen": frozenset({3}),
+            "range": range(3),
+            "complex": 1j,
+            "bytes": b"x",
+        },
     }
 
 

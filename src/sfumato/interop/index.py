@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -67,6 +68,20 @@ class SourceFile:
                 if not done:
                     raise InputError(f"{self.path} was changed while it was read; start again.")
                 view = view[done:]
+
+
+_thread = threading.local()
+
+
+def _piece() -> Tensor:
+    """`PIECE` bytes to read into, one piece a thread and kept: fresh pages cost more than what is read into them.
+
+    Not from the heap, where the pieces of one load would leave holes between its results.
+    """
+    if not hasattr(_thread, "piece"):
+        _thread.piece = torch.frombuffer(mmap.mmap(-1, PIECE), dtype=torch.uint8)
+    piece: Tensor = _thread.piece
+    return piece
 
 
 class Loadable(Protocol):
@@ -145,8 +160,7 @@ class TensorEntry:
         if not self.is_contiguous:
             return out.copy_(self._view())
         flat, piece = out.view(-1), PIECE // self.dtype.itemsize
-        # Memory of its own, given back at once: from the heap it would leave holes between the results.
-        buffer = torch.frombuffer(mmap.mmap(-1, max(min(self.nbytes, PIECE), 1)), dtype=torch.uint8)
+        buffer = _piece()
         for start in range(0, self.numel, piece):
             part = flat[start : start + piece]
             raw = buffer[: len(part) * self.dtype.itemsize]

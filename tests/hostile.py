@@ -6,10 +6,14 @@ import io
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from sfumato.errors import InputError
+from sfumato.interop.rebuild import Refused
 
 CALLABLES = """
 os.system posix.system nt.system os.popen os.execv os.remove os.path.join subprocess.Popen subprocess.call subprocess.run
@@ -38,7 +42,7 @@ sqlite3.connect xmlrpc.client.ServerProxy yaml.unsafe_load jinja2.Template lib2t
 pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint.save_checkpoint omegaconf.OmegaConf.load
 sfumato.generation.pipeline.load transformers.AutoModel.from_pretrained diffusers.DiffusionPipeline.from_pretrained
 collections.OrderedDict.fromkeys collections.namedtuple torch.FloatStorage.from_file torch.Tensor.__reduce_ex__
-""".split()
+""".split()  # noqa: SIM905
 
 DRAWERS = ("global", "stack", "inst", "obj", "newobj", "newobj_ex", "build", "popped", "kept", "key", "late")
 
@@ -136,3 +140,12 @@ def pickles(payload: bytes) -> Iterator[bytes]:
     """A payload as a whole pickle of each protocol's header; what a reader does not check, it would run."""
     for protocol in range(6):
         yield (b"\x80" + bytes([protocol]) if protocol > 1 else b"") + payload + b"."
+
+
+def refusal(work: Callable[[], Any]) -> str | None:
+    """What `work` says when it refuses, None when it is done; any other error comes through."""
+    try:
+        work()
+    except (InputError, Refused) as error:
+        return str(error)
+    return None
