@@ -142,6 +142,30 @@ def test_zips_with_and_without_zip64(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "x.ckpt").index.keys() == state().keys()
 
 
+def test_zip64_fields(tmp_path: Path) -> None:
+    """Files over 4 GB keep sizes and places beside the entries; here every entry does. Python's zip reader is the witness."""
+    data = torch_bytes()
+    start, entries = data.find(b"PK\1\2"), b""
+    for at in (match.start() for match in re.finditer(b"PK\1\2", data)):
+        fixed, (length, extra) = bytearray(data[at : at + 46]), struct.unpack_from("<2H", data, at + 28)
+        packed, size, header = struct.unpack_from("<2I", data, at + 20) + struct.unpack_from("<I", data, at + 42)
+        fixed[20:28] = b"\xff" * 8
+        fixed[42:46] = b"\xff" * 4
+        fixed[30:32] = struct.pack("<H", 28)
+        assert extra == 0
+        entries += fixed + data[at + 46 : at + 46 + length] + struct.pack("<2H3Q", 1, 24, size, packed, header)
+    number = len(re.findall(b"PK\1\2", data))
+    where = start + len(entries)
+    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, number, number, len(entries), start)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, where, 1)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    (tmp_path / "x.ckpt").write_bytes(data[:start] + entries + record + locator + end)
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as file:
+        assert file.read("archive/data.pkl")
+    found = open_checkpoint(tmp_path / "x.ckpt").index
+    assert all(torch.equal(found[name].read(), tensor) for name, tensor in state().items())
+
+
 def compressed(path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(torch_bytes())) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for info in old.infolist():

@@ -28,6 +28,9 @@ from sfumato.interop.checkpoint import open_checkpoint
 from sfumato.interop.pickles import Limits, Reader
 from sfumato.interop.rebuild import Refused
 
+#: A list of two of a list of two ... 60 times: 2^60 leaves for who walks it, 60 lists in memory.
+DOUBLING = b"]q\x00" + b"".join(b"0](h%ch%ceq%c" % (n, n, n + 1) for n in range(60))
+
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
@@ -129,6 +132,42 @@ def test_behind_the_stop(tmp_path: Path, canary: Path, legacy: int | None) -> No
     assert "asks for os.system" in message or "behind the end" in message or "is not as long" in message
 
 
+@pytest.mark.parametrize(
+    ("stream", "value", "why"),
+    [
+        (0, b"K\x01", "torch.save did not write"),
+        (0, b"\x88", "torch.save did not write"),
+        (1, b"M\xe8\x03", "another version"),
+        (1, DOUBLING, "another version"),
+        (1, b"\x8b" + struct.pack("<i", 10_000) + b"\x01" * 10_000, "another version"),
+        (2, b"N", "little-endian"),
+        (3, b"N", "no state dict"),
+        (3, b"}" + b"\x8b" + struct.pack("<i", 10_000) + b"\x01" * 10_000 + b"Ns", "no state dict"),
+        (4, b"N", "lacks the list of its storages"),
+        (4, b"]K\x01a", "lacks the list of its storages"),
+        (4, b"]", "does not list the storages"),
+        (4, b"](" + text("0") + text("0") + b"e", "does not list the storages"),
+    ],
+)
+def test_streams_of_the_old_format_that_say_something_else(tmp_path: Path, stream: int, value: bytes, why: str) -> None:
+    path = with_pickle(tmp_path / "x.ckpt", lambda _: b"\x80\x02" + value + b".", legacy=stream)
+    assert why in refused(path)
+
+
+def test_a_polyglot_is_read_by_its_first_bytes(tmp_path: Path, canary: Path) -> None:
+    """A pickle with an archive behind it, and an archive with a pickle before it: neither the one nor the other is honest."""
+    honest = with_pickle(tmp_path / "x.ckpt", lambda data: data).read_bytes()
+    old = with_pickle(tmp_path / "x.ckpt", lambda data: data, legacy=0).read_bytes()
+    evil = b"\x80\x02" + call("os.system", f"touch {canary}", "global") + b"."
+    for data, why in (
+        (old + honest, "storages end at byte"),
+        (evil + honest, "asks for os.system"),
+        (honest + evil, "behind it"),
+    ):
+        (tmp_path / "x.ckpt").write_bytes(data)
+        assert why in refused(tmp_path / "x.ckpt")
+
+
 def test_behind_the_storages(tmp_path: Path, canary: Path) -> None:
     path = with_pickle(tmp_path / "x.ckpt", lambda data: data, legacy=0)
     with open(path, "ab") as file:
@@ -219,8 +258,12 @@ def test_tricks(tmp_path: Path, what: str) -> None:
 
 
 def bomb_doubling() -> bytes:
-    """A list of two of a list of two ... 60 times: 2^60 leaves for who walks it, 60 lists in memory."""
-    return b"]q\x00" + b"".join(b"](h%ch%ce" % (n, n) + b"q%c" % (n + 1) for n in range(60))
+    return DOUBLING
+
+
+def bomb_name() -> bytes:
+    """The same list as the name of a module: who writes it into a message writes 2^60 words."""
+    return bomb_doubling() + b"0h\x3c" + text("system") + b"\x93"
 
 
 def bomb_tuple_keys() -> bytes:
@@ -252,7 +295,9 @@ def bomb_frozen() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "bomb", [bomb_doubling, bomb_tuple_keys, bomb_many, bomb_marks, bomb_text, bomb_memo, bomb_frozen], ids=lambda b: b.__name__
+    "bomb",
+    [bomb_doubling, bomb_name, bomb_tuple_keys, bomb_many, bomb_marks, bomb_text, bomb_memo, bomb_frozen],
+    ids=lambda b: b.__name__,
 )
 def test_bombs(tmp_path: Path, bomb: Callable[[], bytes]) -> None:
     """Refused or read past in little memory and time; the parent's memory does not move by more than the pickle."""

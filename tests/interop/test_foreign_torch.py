@@ -182,7 +182,7 @@ class NamingModule:
         return pickle.dumps(obj, protocol)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_what_training_leaves_is_read_past(tmp_path: Path, legacy: bool, protocol: int) -> None:
     saved = state(legacy)

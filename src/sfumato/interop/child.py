@@ -64,8 +64,7 @@ def read(file: BinaryIO, legacy: bool) -> dict[str, Any]:
         values.append(reader.read())
         ends.append(file.tell())
         _check_stream(place, values)
-    keys = [key if isinstance(key, str) else str(key) for key in values[4]]
-    return {**index(values[3]), "ends": ends, "keys": keys, "storages": _storages(reader)}
+    return {**index(values[3]), "ends": ends, "keys": values[4], "storages": _storages(reader)}
 
 
 def _check_stream(place: int, values: list[Any]) -> None:
@@ -74,10 +73,10 @@ def _check_stream(place: int, values: list[Any]) -> None:
     if place == 0 and (type(value) is not int or value != MAGIC):
         raise Refused("is a pickle that torch.save did not write; expected a checkpoint of tensors")
     if place == 1 and value != LEGACY_VERSION:
-        raise Refused(f"is of version {shown(value)} of torch.save's old format; expected {LEGACY_VERSION}")
+        raise Refused(f"is of another version of torch.save's old format than {LEGACY_VERSION}")
     if place == 2 and not (isinstance(value, dict) and value.get("little_endian") is True):
         raise Refused("was not written on a little-endian machine")
-    if place == 4 and not (isinstance(value, list) and all(isinstance(key, str | int) for key in value)):
+    if place == 4 and not (isinstance(value, list) and all(isinstance(key, str) for key in value)):
         raise Refused("lacks the list of its storages")
 
 
@@ -99,7 +98,7 @@ def index(value: Any) -> dict[str, Any]:
                 raise Refused(f"has a tensor whose name is no text of 1 to {MAX_NAME} characters")
             tensors.append([name, tensor.key, tensor.dtype, tensor.offset, tensor.shape, tensor.stride])
         elif state is wrapped and len(others) < MAX_OTHERS:
-            others.append(shown(name))
+            others.append(shown(name) if isinstance(name, str) else type(name).__name__)
     if not tensors:
         keys = ", ".join(shown(k) for k in list(state)[:10] if isinstance(k, str)) or "nothing"
         raise Refused(f"holds no state dict (name -> tensor); found at its top: {keys}")
@@ -138,4 +137,6 @@ def main(start: int, length: int, legacy: bool) -> None:
         found = {"refused": str(refusal)}
     except MemoryError:
         found = {"refused": "asks for more memory than a checkpoint needs"}
+    except Exception as error:  # whatever a stranger's bytes have led to
+        found = {"refused": f"is damaged ({type(error).__name__})"}
     answer(found)

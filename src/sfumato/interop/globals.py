@@ -50,7 +50,7 @@ _LIGHTNING = (
     "callbacks.callback.Callback", "utilities.parsing.AttributeDict", "utilities.enums.LightningEnum",
     "trainer.states.TrainerFn", "trainer.states.TrainerStatus", "trainer.states.RunningStage",
 )  # fmt: skip
-_NUMPY = ("multiarray.scalar", "multiarray._reconstruct")
+_NUMPY = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
 
 #: Read past: nothing of what they hold is kept.
 HARMLESS: Final = {

@@ -81,8 +81,10 @@ class Reader:
 
     def word(self, module: Any, name: Any) -> Word:
         """The word of a name; refused when it is in no table."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Refused("a pickle that asks for a name that is no text")
         full = f"{module}.{name}"
-        if not isinstance(module, str) or not isinstance(name, str) or full not in names.ALLOWED:
+        if full not in names.ALLOWED:
             raise Refused(f"asks for {shown(full)}, which is not in the list of what a checkpoint may hold")
         return Word(full)
 

@@ -57,9 +57,9 @@ class Tensor:
     stride: tuple[int, ...]
 
 
-def shown(text: object) -> str:
-    """A foreign word for a message: short, printable, on one line."""
-    text = str(text)[:120]
+def shown(text: str) -> str:
+    """A foreign text for a message: short, printable, on one line."""
+    text = text[:120]
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 

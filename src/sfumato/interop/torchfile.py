@@ -96,7 +96,7 @@ def _checked(path: Path, answer: dict[str, Any], starts: Mapping[str, int]) -> T
     return TorchFile(TensorIndex(entries), answer["metadata"], tuple(answer["others"]))
 
 
-_RUN = "import sys; sys.path.insert(0, sys.argv[1]); from sfumato.interop.child import main; main(*map(int, sys.argv[2:]))"
+_RUN = "import sys; sys.path.append(sys.argv[1]); from sfumato.interop.child import main; main(*map(int, sys.argv[2:]))"
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # what an interpreter may need to start at all
 
 
