@@ -85,6 +85,61 @@ def call(name: str, argument: str, how: str) -> bytes:
     raise AssertionError(how)
 
 
+#: A list of two of a list of two ... 60 times: 2^60 leaves for who walks it, 60 lists in memory.
+DOUBLING = b"]q\x00" + b"".join(b"0](h%ch%ceq%c" % (n, n, n + 1) for n in range(60))
+
+TRICKS: dict[str, bytes] = {
+    "a dotted name": text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93",
+    "a module inside an allowed one": text("collections.OrderedDict") + text("__class__") + b"\x93",
+    "an empty module": text("") + text("os.system") + b"\x93",
+    "a module that is a number": b"K\x01" + text("system") + b"\x93",
+    "a module that is a table": b"}" + text("system") + b"\x93",
+    "a line break in a name": text("os\nsystem") + text("x") + b"\x93",
+    "control characters": text("os\x1b[2Jsystem\x07") + text("x") + b"\x93",
+    "other letters that look alike": text("tоrch") + text("FloatStorage") + b"\x93",
+    "spaces": b"ctorch FloatStorage\nx\n",
+    "an extension code": b"\x82\x01",
+    "an extension code of two bytes": b"\x83\x01\x01",
+    "an extension code of four bytes": b"\x84\x01\x01\x01\x01",
+    "an out-of-band buffer": b"\x97",
+    "calling what is no name": b"K\x01)R",
+    "calling a table": b"})R",
+    "calling a tensor class": b"ctorch\nTensor\nK\x01R",
+    "calling a storage class": b"ctorch\nFloatStorage\n)R",
+    "calling a type": b"ctorch\nfloat32\n)R",
+    "making objects of a number": b"K\x01)\x81",
+    "state of a class": b"ccollections\nOrderedDict\n}b",
+    "state of a number": b"K\x01}b",
+    "items of a class": b"ccollections\nOrderedDict\nK\x01K\x02s",
+    "appending to a text": text("a") + b"K\x01a",
+    "a table of other than pairs": b"ccollections\nOrderedDict\n](K\x01K\x02e\x85R",
+    "a tensor made by another name": b"ctorch._tensor\n_rebuild_from_type_v2\n(ccollections\nOrderedDict\nctorch\nTensor\n)}tR",
+    "a tensor of another class": (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\nccollections\nOrderedDict\n)}tR"
+    ),
+    "a tensor without arguments": b"ctorch._utils\n_rebuild_tensor_v2\n)R",
+    "a tensor in itself": b"ctorch._utils\n_rebuild_parameter\n(K\x01\x88}tR",
+    "a module behind a reference": b"(" + text("module") + b"K\x01K\x02K\x03tQ",
+    "a reference that is a text": text("storage") + b"Q",
+    "protocol 6": b"\x80\x06N",
+    "an unknown operation": b"\xff",
+    "a value from nowhere in the memo": b"h\x63",
+    "an empty stack": b"00000",
+    "a mark that is missing": b"et",
+    "a number that is none": b"I1x\n",
+    "a float that is none": b"Fx\n",
+    "a text that is no text": b"X\x02\x00\x00\x00\xff\xff",
+    "a text longer than the file": b"X\xff\xff\xff\x7fa",
+    "a text of 2^63 bytes": b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7fa",
+    "bytes of 2^64": b"\x8e\xff\xff\xff\xff\xff\xff\xff\xffa",
+    "a number of 2^31 bytes": b"\x8b\xff\xff\xff\x7f1",
+    "a number of negative length": b"\x8b\xff\xff\xff\xff1",
+    "a number of many digits": b"L" + b"9" * 100_000 + b"L\n",
+    "nested tables": b"}K\x01" * 5000 + b"N" + b"s" * 5000,
+    "nested marks": b"(" * 2000,
+}
+
+
 def state() -> dict[str, torch.Tensor]:
     """Tensors of an honest checkpoint."""
     rng = torch.Generator().manual_seed(0)
