@@ -49,11 +49,11 @@ def read_yaml(path: Path) -> ReleasedYaml:
         raise InputError(f"{path} is not valid yaml ({' '.join(str(error).split())[:150]}).") from None
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("target"), str):
-        raise InputError(f"{path} has no section `model` with a `target`; expected the yaml that a model was released with.")
+        raise InputError(f"{path} has no section `model` with a `target`; expected a model's yaml; move it away otherwise.")
     found = ReleasedYaml(path, model)
     for place, target in found.targets():
         if target not in TARGETS:
-            raise InputError(f"{path} names {target[:100]!r} at {place}, which is in no released yaml; nothing was imported.")
+            raise InputError(f"{path} names {target[:100]!r} at {place}, which is in no released yaml. Move it away to read on.")
     return found
 
 
