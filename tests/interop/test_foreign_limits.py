@@ -114,6 +114,15 @@ def test_a_reader_stops_at_its_limits() -> None:
     assert Reader(io.BytesIO(b"(((ttt."), Limits(marks=3)).read() == (((),),)
 
 
+def test_what_a_child_says_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = with_pickle(tmp_path / "x.ckpt", lambda data: data)
+    answer = json.dumps({"refused": "a\x1b[2J\nb" * 10_000}).encode()
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, answer, b""))
+    message = refused(path)
+    assert message.isprintable()
+    assert len(message) < 3000
+
+
 def in_child(code: str) -> dict[str, str]:
     """What a process says that has given its rights away as the reader's does, and then does something."""
     lines = f"import os, sys; from sfumato.interop import child; child.limit(); child.close_doors(); {code}; child.answer({{}})"

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from sfumato.errors import InputError
 from sfumato.interop.index import TensorIndex
+from sfumato.interop.rebuild import shown
 
 MODEL_INDEX, CONFIG = "model_index.json", "config.json"
 MAX_JSON, MAX_SHARDS = 25 * 10**6, 1000
@@ -157,7 +158,7 @@ def _part(inside: _Inside, name: str, value: list[Any]) -> Part:
     library, class_name = value
     part = CLASSES.get((_LIBRARIES.get(library, ""), class_name))
     if part is None:
-        raise InputError(f"{place} names {library[:60]}.{class_name[:60]} as {name}, which is no class that is read here.")
+        raise InputError(f"{place} names {shown(library)}.{shown(class_name)} as {name}, which is no class that is read here.")
     return part
 
 

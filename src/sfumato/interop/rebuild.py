@@ -57,9 +57,9 @@ class Tensor:
     stride: tuple[int, ...]
 
 
-def shown(text: str) -> str:
-    """A foreign text for a message: short, printable, on one line."""
-    text = text[:120]
+def shown(text: str, most: int = 120) -> str:
+    """A foreign text for a message: at most `most` of its characters, printable, on one line."""
+    text = text[:most]
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 

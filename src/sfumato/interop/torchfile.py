@@ -120,7 +120,7 @@ def _ask(path: Path, start: int, length: int, legacy: bool) -> dict[str, Any]:
     try:
         answer = json.loads(done.stdout)
         if "refused" in answer:
-            raise InputError(f"{path} {answer['refused']}; it was not read.")
+            raise InputError(f"{path} {shown(str(answer['refused']), 500)}; it was not read.")
         _check_form(answer)
     except (KeyError, TypeError, AttributeError, AssertionError, json.JSONDecodeError):
         raise InputError(f"{path} broke the process that read it; it is damaged or made to do so.") from None

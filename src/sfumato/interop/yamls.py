@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from sfumato.errors import InputError
+from sfumato.interop.rebuild import shown
 from sfumato.interop.targets import TARGETS
 
 MAX_BYTES, MAX_DEPTH, MAX_ALIASES, MAX_NODES = 200_000, 50, 100, 10_000  # the largest released one has 9 kB
@@ -46,14 +47,15 @@ def read_yaml(path: Path) -> ReleasedYaml:
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, OverflowError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not valid yaml ({' '.join(str(error).split())[:150]}).") from None
+        raise InputError(f"{path} is not valid yaml ({shown(' '.join(str(error).split()))}).") from None
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("target"), str):
         raise InputError(f"{path} has no section `model` with a `target`; expected a model's yaml; move it away otherwise.")
     found = ReleasedYaml(path, model)
     for place, target in found.targets():
         if target not in TARGETS:
-            raise InputError(f"{path} names {target[:100]!r} at {place}, which is in no released yaml. Move it away to read on.")
+            named = f"{shown(target)!r} at {shown(place)}"
+            raise InputError(f"{path} names {named}, which is in no released yaml. Move it away to read on.")
     return found
 
 
