@@ -104,6 +104,18 @@ def test_storage(directory, tmp_path):
     assert 20 < found["int8"]["psnr"] < np.inf
 
 
+def test_loading_speed(tmp_path, capsys):
+    found = numbers(script("loading_speed"), tmp_path / "out.json", "--gigabytes=0.05", "--repeats=1", f"--folder={tmp_path}")
+    assert capsys.readouterr().out.count("\n| ") == 5  # header, line, three formats
+    for kind in ("safetensors", "zip", "legacy"):
+        numbers_of = found[kind]
+        assert numbers_of["size"] > found["layers"] * 4 * 2**20
+        assert 0 < numbers_of["median_s"]["open"] < numbers_of["median_s"]["load"] * 2
+        assert 0.9 < numbers_of["peak"]["float32"] < 2
+        assert 0.9 < numbers_of["peak"]["float16"] < 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
 @pytest.mark.parametrize("config", [text_config, unconditional_config], ids=["text", "unconditional"])
 def test_determinism(config, tmp_path, capsys):
     model = write_model(tmp_path / "tiny", config())
