@@ -9,6 +9,7 @@ taming-transformers, fsspec) is replaced by empty shells: nothing of it holds we
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import types
@@ -70,7 +71,7 @@ def _shell(name: str, **members: Any) -> None:
 
 
 def _shells(root: Path) -> None:
-    nothing = lambda *a, **k: None  # noqa: E731
+    nothing = lambda **_: contextlib.nullcontext()  # noqa: E731
     _shell("pytorch_lightning", LightningModule=nn.Module)
     for name in ("taming", "taming.modules", "taming.modules.vqvae"):
         _shell(name)
@@ -80,7 +81,7 @@ def _shells(root: Path) -> None:
         for name in ("sgm", "sgm.modules", "sgm.modules.diffusionmodules"):
             _shell(name)
             sys.modules[name].__path__ = [str(root / name.replace(".", "/"))]
-    torch.backends.cuda.sdp_kernel = nothing  # imported there, called for other attention backends only
+    torch.backends.cuda.sdp_kernel = nothing  # gone from newer releases of PyTorch; it chose a kernel
 
 
 def enter(root: Path) -> None:
