@@ -37,7 +37,7 @@ STATISTICS = ("shift", "scale", "preview")
 KNOWN_EXTRAS = re.compile(
     r"scale_factor|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar"
-    r"|cond_ids|denoiser\.(sigmas|log_sigmas)|loss\..*|model_ema\.(decay|num_updates)"
+    r"|cond_ids|denoiser\.(sigmas|log_sigmas)|(first_stage_model\.)?loss\..*|model_ema\.(decay|num_updates)"
 )
 """Names in published files that hold no weight of a generator and may be left out."""
 
