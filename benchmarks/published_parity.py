@@ -19,9 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common import machine, table, write
 
@@ -39,8 +39,7 @@ NARROW = 32
 SIZES = 256  # channels of each of SDXL's numbers
 
 
-@dataclass(frozen=True)
-class Other:
+class Other(NamedTuple):
     """The other side: networks without weights, and how to call them."""
 
     unet: Callable[[Card], tuple[nn.Module, KeyMap]]

@@ -127,3 +127,11 @@ def test_a_card_is_of_one_piece(card: Card):
 def test_an_unknown_card_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'sdxl-base'"):
         find_card("sdxl-bse")
+
+
+def test_the_page_says_what_the_manifest_says():
+    page = (Path(__file__).parent.parent.parent / "docs" / "published-models.md").read_text("utf-8")
+    for name, row in ROWS.items():
+        part = row.get("unet") or row["first_stage"]
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"| {part['tensors']} | {part['parameters'] / 1e6:.2f} M |" in line
