@@ -7,8 +7,8 @@ both sides share in memory, so that one model is in memory at a time; SDXL's U-N
 two different steps, its first stage encodes and decodes; what is shown is the largest difference over the standard deviation
 of the output. In fp32 sums in another order make about 1e-6 a layer; above 1e-4 the command fails.
 
-The other side is diffusers, which has no class for the U-Nets without text or labels, or with `--authors` the authors' own
-classes, for every model: FOLDER holds checkouts of their repositories, see tests/interop/authors.py.
+The other side is diffusers, which has no class for the churches and the paper's inpainting model, or with `--authors` the
+authors' own classes, for every model: FOLDER holds checkouts of their repositories, see tests/interop/authors.py.
 """
 
 from __future__ import annotations
@@ -155,12 +155,12 @@ def diffusers_side() -> Other:
     import torch
 
     from sfumato.interop import diffusers as names
-    from sfumato.interop.diffusers_config import first_stage_settings, unet_settings
+    from sfumato.interop.diffusers_config import first_stage_settings, unet_class, unet_settings
 
     def unet(card: Card) -> tuple[nn.Module, KeyMap]:
         settings = unet_settings(card.unet, text_time="sdxl" in card.name)
         keys = names.unet_keys(card.unet, text_time="sdxl" in card.name)
-        return diffusers.UNet2DConditionModel(**settings), keys
+        return getattr(diffusers, unet_class(card.unet))(**settings), keys
 
     def call(network: nn.Module, card: Card, x: Tensor, steps: Tensor, cond: Conditioning) -> Tensor:
         whole = x if cond.concat is None else torch.cat([x, cond.concat], 1)
@@ -169,7 +169,8 @@ def diffusers_side() -> Other:
             count = 5 if "refiner" in card.name else 6
             sizes = (torch.arange(BATCH * count) * 64).view(BATCH, count)
             told = {"added_cond_kwargs": {"text_embeds": cond.vector[:, : -count * SIZES], "time_ids": sizes}}
-        return network(whole, steps, cond.context, **told).sample
+        context = () if cond.context is None else (cond.context,)
+        return network(whole, steps, *context, **told).sample
 
     def first_stage(card: Card) -> tuple[nn.Module, KeyMap]:
         settings = first_stage_settings(card.first_stage)
@@ -225,9 +226,19 @@ def authors_side(folder: Path, name: str, quick: bool) -> Other:
 
 def names(authors: bool) -> list[str]:
     """Models that the other side can express."""
+    from sfumato.errors import InputError
     from sfumato.interop.cards import CARDS
+    from sfumato.interop.diffusers import check_unet
 
-    return [card.name for card in CARDS if authors or card.unet.context_dim is not None]
+    found = []
+    for card in CARDS:
+        try:
+            if not authors:
+                check_unet(card.unet)
+        except InputError:
+            continue
+        found.append(card.name)
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:

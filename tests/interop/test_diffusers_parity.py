@@ -6,22 +6,27 @@ Weights travel through the key map and the classes are made from our settings, s
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
+import shrunken
 import torch
 from torch import Tensor, nn
 
 from sfumato.build import build_first_stage
 from sfumato.conditioning import Conditioning
+from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import diffusers as names
+from sfumato.interop.cards import CARDS
 from sfumato.interop.diffusers_config import (
     SDXL_TIME_CHANNELS,
     first_stage_config,
     first_stage_settings,
     is_text_time,
+    unet_class,
     unet_config,
     unet_settings,
 )
@@ -32,53 +37,30 @@ from sfumato.nn.layers import timestep_embedding
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOLERANCE = 1e-4
-POOLED = 20
-"""Of the pooled text embedding in the SDXL-like vector; six numbers of `SDXL_TIME_CHANNELS` come after it."""
+POOLED = 1280
+"""Of the pooled text embedding in SDXL's vector; numbers of `SDXL_TIME_CHANNELS` come after it."""
 
 
-def small(**fields: Any) -> UNetConfig:
-    """Stable Diffusion's U-Net with a tenth of its width."""
-    common: dict[str, Any] = {"attention_factors": (4, 2, 1), "context_dim": 24, "head_channels": None, "num_heads": 8}
-    if "head_channels" in fields:
-        common["num_heads"] = None
-    return UNetConfig(4, 4, **{"channels": 32, "multipliers": (1, 2, 4, 4), "num_res_blocks": 2} | common | fields)
+def expressible() -> dict[str, UNetConfig]:
+    """The published U-Nets that diffusers has a class for, narrowed; one of each shape."""
+    found: dict[str, UNetConfig] = {}
+    for card in CARDS:
+        config = shrunken.unet(card.name)
+        try:
+            names.check_unet(config)
+        except InputError:
+            continue
+        if config not in found.values():
+            found[card.name] = config
+    return found
 
 
-UNETS = {
-    "sd1": small(),
-    "sd1-inpainting": small(concat_channels=5),
-    "instruct-pix2pix": small(concat_channels=4, multipliers=(1, 2, 2), attention_factors=(2, 1)),
-    "cin256-v2": small(multipliers=(1, 2, 3, 5), attention_factors=(8, 4, 2), num_heads=1),
-    "sd2": small(head_channels=32, linear_projection=True),
-    "sd2 of 64-channel heads": small(
-        head_channels=64, channels=64, multipliers=(1, 2), attention_factors=(2, 1), linear_projection=True
+UNETS = expressible() | {
+    "heads of 64 channels": dataclasses.replace(
+        shrunken.unet("sd2-base"), channels=64, head_channels=64, multipliers=(1, 2), attention_factors=(2, 1)
     ),
-    "sd2-depth": small(head_channels=32, multipliers=(1, 2), attention_factors=(1,), concat_channels=1, linear_projection=True),
-    "sd2-unclip": small(head_channels=32, multipliers=(1, 2), attention_factors=(1,), vector_dim=9, linear_projection=True),
-    "layout2img": small(head_channels=32, multipliers=(1, 2, 3), attention_factors=(4, 2), transformer_depth=3),
-    "x4-upscaler": small(
-        multipliers=(1, 2, 2, 4),
-        attention_factors=(2, 4, 8),
-        concat_channels=3,
-        linear_projection=True,
-        num_classes=30,
-        disable_self_attentions=(True, True, True, False),
-    ),
-    "sdxl-base": small(
-        multipliers=(1, 2, 4),
-        attention_factors=(4, 2),
-        transformer_depth=(1, 2, 5),
-        head_channels=32,
-        linear_projection=True,
-        vector_dim=POOLED + 6 * SDXL_TIME_CHANNELS,
-    ),
-    "sdxl-refiner": small(
-        attention_factors=(4, 2),
-        transformer_depth=2,
-        head_channels=32,
-        linear_projection=True,
-        vector_dim=POOLED + 5 * SDXL_TIME_CHANNELS,
-    ),
+    "classes without context": UNetConfig(3, 3, 32, (1, 2), 1, attention_factors=(2,), head_channels=16, num_classes=400),
+    "new attention order": UNetConfig(3, 3, 32, (1, 2), 1, (1, 2), head_channels=16, use_new_attention_order=True),
 }
 FIRST_STAGES: dict[str, KLConfig | VQConfig] = {
     "kl-f4": KLConfig(AutoencoderConfig(channels=32, multipliers=(1, 2, 4), latent_channels=3)),
@@ -129,31 +111,29 @@ def assert_alike(given: Tensor, wanted: Tensor) -> None:
     assert error <= TOLERANCE, f"max abs error {error:.2e} of the output's scale"
 
 
+def told(config: UNetConfig, sdxl: bool, cond: Conditioning) -> tuple[Conditioning, dict[str, Any]]:
+    """The condition, and how diffusers is told it. SDXL's vector is put together there, from a pooled text and numbers."""
+    if not sdxl:
+        return cond, {"class_labels": cond.vector}
+    count = ((config.vector_dim or 0) - POOLED) // SDXL_TIME_CHANNELS
+    numbers = torch.tensor([[1024, 768, 0, 16, 512, 512], [512, 512, 8, 0, 640, 1024]])[:, :count]
+    pooled = torch.randn(2, POOLED, generator=rng(5))
+    vector = torch.cat([pooled, timestep_embedding(numbers.flatten(), SDXL_TIME_CHANNELS).view(2, -1)], 1)
+    return dataclasses.replace(cond, vector=vector), {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": numbers}}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", UNETS)
 def test_unet(name: str) -> None:
     config, sdxl = UNETS[name], name.startswith("sdxl")
-    theirs = randomise(diffusers.UNet2DConditionModel(**unet_settings(config, text_time=sdxl)))
+    theirs = randomise(getattr(diffusers, unet_class(config))(**unet_settings(config, text_time=sdxl)))
     ours = UNet(config).eval()
-    keys = names.unet_keys(config, text_time=sdxl)
-    ours.load_state_dict(keys.to_ours(theirs.state_dict()))
-    x = torch.randn(2, config.in_channels, 16, 24, generator=rng())
-    time, context = torch.tensor([0, 701]), torch.randn(2, 6, 24, generator=rng(2))
-    concat = torch.randn(2, config.concat_channels, 16, 24, generator=rng(1)) if config.concat_channels else None
-    whole = x if concat is None else torch.cat([x, concat], 1)
-    told: dict[str, Any] = {}
-    vector = None
-    if config.num_classes is not None:
-        told["class_labels"] = vector = torch.tensor([3, 29])
-    elif sdxl:
-        numbers = torch.tensor([[1024, 768, 0, 16, 512, 512], [512, 512, 8, 0, 640, 1024]])[:, : 5 if "refiner" in name else 6]
-        pooled = torch.randn(2, POOLED, generator=rng(5))
-        told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": numbers}
-        vector = torch.cat([pooled, timestep_embedding(numbers.flatten(), SDXL_TIME_CHANNELS).view(2, -1)], 1)
-    elif config.vector_dim is not None:
-        told["class_labels"] = vector = torch.randn(2, config.vector_dim, generator=rng(4))
-    wanted = theirs(whole, time, context, **told).sample
-    assert_alike(ours(x, time, Conditioning(context=context, concat=concat, vector=vector)), wanted)
+    ours.load_state_dict(names.unet_keys(config, text_time=sdxl).to_ours(theirs.state_dict()))
+    x, time, cond = shrunken.inputs(config)
+    cond, said = told(config, sdxl, cond)
+    whole = x if cond.concat is None else torch.cat([x, cond.concat], 1)
+    context = () if cond.context is None else (cond.context,)
+    assert_alike(ours(x, time, cond), theirs(whole, time, *context, **said).sample)
 
 
 @torch.no_grad()
@@ -184,12 +164,14 @@ def test_unet_names_are_complete_and_come_back(name: str) -> None:
     config, sdxl = UNETS[name], name.startswith("sdxl")
     settings = unet_settings(config, text_time=sdxl)
     with torch.device("meta"):
-        theirs = diffusers.UNet2DConditionModel(**settings).state_dict()
+        theirs = getattr(diffusers, unet_class(config))(**settings).state_dict()
         ours = UNet(config).state_dict()
-    given = names.unet_keys(config, text_time=sdxl).to_theirs(ours)
+    keys = names.unet_keys(config, text_time=sdxl)
+    given = keys.to_theirs(ours)
+    assert set(keys.ours()) == ours.keys()
     assert {k: v.shape for k, v in given.items()} == {k: v.shape for k, v in theirs.items()}
     assert is_text_time(settings) == sdxl
-    back = unet_config(settings)
+    back = unet_config(settings | {"_class_name": unet_class(config)})
     with torch.device("meta"):
         again = UNet(back).state_dict()
     assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in ours.items()}

@@ -12,8 +12,10 @@ from sfumato.build import build_first_stage
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.interop import compvis, diffusers
+from sfumato.interop.cards import find_card
 from sfumato.interop.diffusers_config import first_stage_config, first_stage_settings, unet_config, unet_settings
-from sfumato.interop.keys import KeyMap
+from sfumato.interop.keys import Joint, KeyMap
+from sfumato.interop.shapes import normal
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNet, UNetConfig
 
@@ -53,7 +55,32 @@ def test_weights_come_back_bit_by_bit(side):
         assert back.keys() == ours.keys()
         assert all(torch.equal(back[k], ours[k]) and back[k].shape == ours[k].shape for k in ours)
         assert all(theirs[b].data_ptr() == ours[a].data_ptr() for a, b in keys.pairs.items())  # no copies
-        assert keys.inverse()[next(iter(theirs))] == next(iter(ours))
+
+
+@pytest.mark.parametrize("qkv_first", [False, True])
+@pytest.mark.parametrize("end", [(), (1,)])
+def test_joint_maps_come_apart_by_head(qkv_first, end):
+    """Rows are numbered by (which of q, k, v; head; d), so that the order can be read off."""
+    heads, width = 3, 2
+    number = {(x, h, d): 100 * x + 10 * h + d for x in range(3) for h in range(heads) for d in range(width)}
+    order = (lambda key: key) if qkv_first else (lambda key: (key[1], key[0], key[2]))
+    rows = torch.tensor([float(number[key]) for key in sorted(number, key=order)])
+    ours = rows[:, None, None].expand(-1, 6, 1) if end else rows
+    joint = Joint(("q", "k", "v"), heads, qkv_first)
+    parts = joint.split(ours)
+    for x, part in enumerate(parts):
+        assert part.shape == ((6, 6) if end else (6,))
+        assert (part[:, 0] if end else part).tolist() == [number[x, h, d] for h in range(heads) for d in range(width)]
+    assert torch.equal(joint.join(parts), ours)
+
+
+def test_prefixes_and_joint_maps():
+    one = KeyMap({"a": "b"}, {"a": 2}, {"qkv": Joint(("q", "k", "v"), 1)}).prefixed("x.", "y.")
+    assert one.ours() == ["x.a", "x.qkv"]
+    assert one.theirs() == ["y.b", "y.q", "y.k", "y.v"]
+    assert set((one | KeyMap({"c": "d"})).theirs()) == {"y.b", "y.q", "y.k", "y.v", "d"}
+    with pytest.raises(InputError, match=r"would both be called y\.q"):
+        one | KeyMap({"c": "y.q"})
 
 
 def test_names_of_earlier_folders_are_read():
@@ -93,7 +120,8 @@ def test_compvis_refuses_other_norms():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"context_dim": None}, "without a context"),
+        ({"context_dim": None, "vector_dim": 8}, "without a context"),
+        ({"context_dim": None, "head_channels": None, "num_heads": 4, "attention_factors": (1, 2)}, "other widths"),
         ({"scale_shift": True}, "scale_shift"),
         ({"resblock_updown": True}, "resblock_updown"),
         ({"qk_norm": True}, "qk_norm"),
@@ -114,6 +142,8 @@ def test_diffusers_refuses_a_latent_of_other_channels():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
+        ({"_class_name": "UNet2DModel"}, "CrossAttnDownBlock2D"),
         ({"flip_sin_to_cos": False}, "flip_sin_to_cos False"),
         ({"encoder_hid_dim": 4}, "encoder_hid_dim 4"),
         ({"class_embed_type": "timestep"}, "projection or text_time"),
@@ -162,6 +192,14 @@ def test_published_config_json_files_are_read():
             "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "mid_block_scale_factor": 1, "sample_size": 64,
         }
     )  # fmt: skip
+    faces = unet_config(
+        {
+            "_class_name": "UNet2DModel", "attention_head_dim": 32, "block_out_channels": [224, 448, 672, 896],
+            "down_block_types": ["DownBlock2D"] + ["AttnDownBlock2D"] * 3, "in_channels": 3, "layers_per_block": 2,
+            "up_block_types": ["AttnUpBlock2D"] * 3 + ["UpBlock2D"], "norm_num_groups": 32, "sample_size": 64,
+        }
+    )  # fmt: skip
+    assert normal(faces) == normal(find_card("celeba256").unet)
     assert (sd1.num_heads, sd1.head_channels, sd1.context_dim, sd1.attention_factors) == (8, None, 768, (1, 2, 4))
     sd2 = unet_config(
         {
@@ -180,4 +218,6 @@ def test_published_config_json_files_are_read():
         }
     )  # fmt: skip
     assert sdxl.transformer_depth == (1, 2, 10)
-    assert (sdxl.vector_dim, sdxl.head_channels, sdxl.attention_factors) == (2816, 64, (2, 4))
+    assert normal(sdxl) == normal(find_card("sdxl-base").unet)
+    assert normal(sd1) == normal(find_card("sd1").unet)
+    assert normal(sd2) == normal(find_card("sd2-base").unet)

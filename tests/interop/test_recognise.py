@@ -206,7 +206,7 @@ def test_random_damage_is_refused_or_harmless():
     )
     names, refused = sorted(whole), 0
     chance = random.Random(0)
-    for _ in range(150):
+    for _ in range(40):
         index = dict(whole)
         for name in chance.sample(names, chance.choice([1, 1, 2, 40])):
             shape, kind = index[name]
@@ -222,4 +222,4 @@ def test_random_damage_is_refused_or_harmless():
             refused += 1
         else:
             assert set(found.keys().pairs.values()) <= index.keys()
-    assert refused > 140
+    assert refused > 36

@@ -78,14 +78,14 @@ _MIDDLE = {"first": "block_1", "attention": "attn_1", "last": "block_2"}
 def unet_keys(config: UNetConfig) -> KeyMap:
     """Our U-Net <-> theirs, without prefixes. Raises `InputError` for a U-Net that they cannot express."""
     check_norms("U-Net", [config.channels, *(config.channels * m for m in config.multipliers)])
-    return KeyMap({name: _unet_name(name) for name in parameter_names(UNet, config)})
+    return KeyMap({name: _unet_name(name) for name in parameter_shapes(UNet, config)})
 
 
 def first_stage_keys(config: KLConfig | VQConfig) -> KeyMap:
     """Our autoencoder <-> theirs, without prefixes, less our `STATISTICS`. Raises `InputError` as `unet_keys` does."""
     check_norms("autoencoder", [config.network.channels, *config.network.widths()], config.network.norm_groups)
     kind = KLFirstStage if isinstance(config, KLConfig) else VQFirstStage
-    return KeyMap({name: _autoencoder_name(name, config.network) for name in parameter_names(kind, config)})
+    return KeyMap({name: _autoencoder_name(name, config.network) for name in parameter_shapes(kind, config)})
 
 
 def model_keys(unet: UNetConfig, first_stage: KLConfig | VQConfig) -> KeyMap:
@@ -102,7 +102,7 @@ def ema_name(name: str) -> str:
 def with_ema(keys: KeyMap) -> KeyMap:
     """The map of a checkpoint, reading its averages in place of `model.*`."""
     pairs = {ours: ema_name(theirs) if theirs.startswith("model.") else theirs for ours, theirs in keys.pairs.items()}
-    return KeyMap(pairs, keys.matrices)
+    return KeyMap(pairs)
 
 
 def check_norms(what: str, widths: Sequence[int], groups: int = GROUPS) -> None:
@@ -113,10 +113,10 @@ def check_norms(what: str, widths: Sequence[int], groups: int = GROUPS) -> None:
         raise InputError(f"the {what} has {said}, and the published networks have norms of 32 groups: it has no form there.")
 
 
-def parameter_names(kind: type[nn.Module], config: object) -> list[str]:
-    """Names of the parameters of `kind(config)`, which is built without memory."""
+def parameter_shapes(kind: type[nn.Module], config: object) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters of `kind(config)`, which is built without memory."""
     with torch.device("meta"):
-        return [name for name, _ in kind(config).named_parameters()]
+        return {name: tuple(value.shape) for name, value in kind(config).named_parameters()}
 
 
 def _unet_name(name: str) -> str:

@@ -1,9 +1,9 @@
-"""Names of weights in diffusers' folders <-> ours: UNet2DConditionModel, AutoencoderKL, VQModel.
+"""Names of weights in diffusers' folders <-> ours: UNet2DConditionModel, UNet2DModel, AutoencoderKL, VQModel.
 
 Where the published tree numbers its blocks through (input_blocks.7.1), diffusers names level and kind
-(down_blocks.2.attentions.0); the maps walk both trees side by side. Its autoencoders write the 1 x 1 convolutions of
-attention as matrices. What it cannot express (residual blocks that resample, scale-shift norms, U-Nets without a context,
-which are another class there) is refused with `InputError`.
+(down_blocks.2.attentions.0); the maps walk both trees side by side. A U-Net without a context is a UNet2DModel there, whose
+attention keeps queries, keys and values apart; like that of the autoencoders it has matrices for 1 x 1 convolutions.
+Residual blocks that resample, scale-shift norms and normed queries and keys are refused with `InputError`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
-from sfumato.interop.compvis import check_norms, parameter_names
-from sfumato.interop.keys import KeyMap
+from sfumato.interop.compvis import check_norms, parameter_shapes
+from sfumato.interop.keys import Joint, KeyMap
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNet, UNetConfig
 
@@ -31,18 +31,30 @@ _TRANSFORMER = {
     "ff.project": "ff.net.0.proj",
     "ff.out": "ff.net.2",
 }
+_SELF_ATTENTION = {"norm": "group_norm", "qkv": "qkv", "proj_out": "to_out.0"}
 _EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names that folders written before diffusers 0.17 have for the attention of autoencoders."""
+"""Names that folders written before diffusers 0.17 have for attention without a context."""
 
 
 def unet_keys(config: UNetConfig, *, text_time: bool = False) -> KeyMap:
-    """Our U-Net <-> UNet2DConditionModel. `text_time`: the vector is SDXL's and goes by the name `add_embedding`.
+    """Our U-Net <-> UNet2DConditionModel, or UNet2DModel where it has no context.
 
-    Raises `InputError` for a U-Net that the class cannot express.
+    `text_time`: the vector is SDXL's and goes by the name `add_embedding`. Raises `InputError` for a U-Net that neither class
+    can express.
     """
-    _check_unet(config)
+    check_unet(config)
     places = dict(_unet_places(config, text_time))
-    return KeyMap({name: _translate(name, places) for name in parameter_names(UNet, config)})
+    shapes = parameter_shapes(UNet, config)
+    joints = {}
+    for name in [name for name in shapes if ".qkv." in name]:
+        path, _, end = _translate(name, places).rpartition(".")
+        stem = path.removesuffix("qkv")
+        heads = config.heads(shapes.pop(name)[0] // 3)
+        joints[name] = Joint(
+            (f"{stem}to_q.{end}", f"{stem}to_k.{end}", f"{stem}to_v.{end}"), heads, config.use_new_attention_order
+        )
+    matrices = {name: 1 for name, shape in shapes.items() if len(shape) == 3}
+    return KeyMap({name: _translate(name, places) for name in shapes}, matrices, joints)
 
 
 def first_stage_keys(config: KLConfig | VQConfig) -> KeyMap:
@@ -59,14 +71,14 @@ def first_stage_keys(config: KLConfig | VQConfig) -> KeyMap:
             "diffusers' AutoencoderKL, where both are the same."
         )
     kind = KLFirstStage if isinstance(config, KLConfig) else VQFirstStage
-    names = parameter_names(kind, config)
+    names = parameter_shapes(kind, config)
     places = dict(_autoencoder_places(network))
     matrix = re.compile(r".*\.(q|k|v|proj_out)\.weight")
-    return KeyMap({name: _translate(name, places) for name in names}, frozenset(n for n in names if matrix.fullmatch(n)))
+    return KeyMap({name: _translate(name, places) for name in names}, {n: 2 for n in names if matrix.fullmatch(n)})
 
 
 def today(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of an autoencoder's folder of any age under today's names."""
+    """The tensors of a folder of any age under today's names."""
     named = {}
     for name, value in tensors.items():
         parts = name.split(".")
@@ -81,7 +93,10 @@ Place = tuple[str, Mapping[str, str]]
 _ITSELF: Mapping[str, str] = {"": ""}
 
 
-def _transformer(depth: int) -> dict[str, str]:
+def _attention(config: UNetConfig, level: int) -> dict[str, str]:
+    if config.context_dim is None:
+        return _SELF_ATTENTION
+    depth = config.depth(level)
     blocks = {f"blocks.{d}.{a}": f"transformer_blocks.{d}.{b}" for d in range(depth) for a, b in _TRANSFORMER.items()}
     return {"norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out"} | blocks
 
@@ -98,25 +113,22 @@ def _unet_places(config: UNetConfig, text_time: bool) -> Iterator[tuple[str, Pla
     levels, number = len(config.multipliers), 1
     for level in range(levels):
         for i in range(config.num_res_blocks):
-            yield from _unet_block(f"input_blocks.{number}", f"down_blocks.{level}", i, config.depth(level))
+            yield f"input_blocks.{number}.0", (f"down_blocks.{level}.resnets.{i}", _TIME_BLOCK)
+            yield f"input_blocks.{number}.1", (f"down_blocks.{level}.attentions.{i}", _attention(config, level))
             number += 1
         yield f"input_blocks.{number}.0", (f"down_blocks.{level}.downsamplers.0", {"conv": "conv"})
         number += level + 1 < levels
     yield "middle_block.0", ("mid_block.resnets.0", _TIME_BLOCK)
-    yield "middle_block.1", ("mid_block.attentions.0", _transformer(config.depth(levels - 1)))
+    yield "middle_block.1", ("mid_block.attentions.0", _attention(config, levels - 1))
     yield "middle_block.2", ("mid_block.resnets.1", _TIME_BLOCK)
     number = 0
     for up, level in enumerate(reversed(range(levels))):
         for i in range(config.num_res_blocks + 1):
-            yield from _unet_block(f"output_blocks.{number}", f"up_blocks.{up}", i, config.depth(level))
+            yield f"output_blocks.{number}.0", (f"up_blocks.{up}.resnets.{i}", _TIME_BLOCK)
+            yield f"output_blocks.{number}.1", (f"up_blocks.{up}.attentions.{i}", _attention(config, level))
             number += 1
         last = 2 if 2**level in config.attention_factors else 1
         yield f"output_blocks.{number - 1}.{last}", (f"up_blocks.{up}.upsamplers.0", {"conv": "conv"})
-
-
-def _unet_block(ours: str, theirs: str, index: int, depth: int) -> Iterator[tuple[str, Place]]:
-    yield f"{ours}.0", (f"{theirs}.resnets.{index}", _TIME_BLOCK)
-    yield f"{ours}.1", (f"{theirs}.attentions.{index}", _transformer(depth))
 
 
 def _autoencoder_places(config: AutoencoderConfig) -> Iterator[tuple[str, Place]]:
@@ -159,12 +171,22 @@ def _check_first(multipliers: tuple[int, ...]) -> None:
         raise InputError(f"multipliers {list(multipliers)} have no form in diffusers, where the first is always 1.")
 
 
-def _check_unet(config: UNetConfig) -> None:
+def check_unet(config: UNetConfig) -> None:
+    """Raises `InputError` for a U-Net that neither UNet2DConditionModel nor UNet2DModel can express."""
     _check_first(config.multipliers)
     check_norms("U-Net", [config.channels, *(config.channels * m for m in config.multipliers)])
-    no = "has no form as diffusers' UNet2DConditionModel"
-    if config.context_dim is None:
-        raise InputError(f"a U-Net without a context {no}; keep the native or the single-file form.")
+    no = "has no form as a U-Net of diffusers; keep the native or the single-file form."
     for name in ("scale_shift", "resblock_updown", "qk_norm"):
         if getattr(config, name):
-            raise InputError(f"a U-Net with {name} {no}; keep the native or the single-file form.")
+            raise InputError(f"a U-Net with {name} {no}")
+    if config.context_dim is None and config.vector_dim is not None:
+        raise InputError(f"a U-Net with a vector and without a context {no}")
+    if config.context_dim is None and head_width(config) is None:
+        raise InputError(f"a U-Net without a context whose heads have other widths at other levels {no}")
+
+
+def head_width(config: UNetConfig) -> int | None:
+    """Channels of a head, where they are the same at all levels with attention."""
+    used = [config.multipliers[-1], *(config.multipliers[f.bit_length() - 1] for f in config.attention_factors)]
+    found = {config.channels * m // config.heads(config.channels * m) for m in used}
+    return found.pop() if len(found) == 1 else None
