@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from sfumato import config as configs
-from sfumato.build import FirstStageConfig, build_first_stage
+from sfumato.build import FirstStageConfig, ModelConfig, build_first_stage
+from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError
 from sfumato.first_stages import vq
 from sfumato.first_stages.vq import Codebook, VQConfig, VQFirstStage
+from sfumato.io.pretrained import load_pretrained, save_pretrained
+from sfumato.io.storage import Storage
+from sfumato.model import LatentModel
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.networks.unet import UNetConfig
+from sfumato.noise import PictureNoise
+from sfumato.priors.diffusion import DiffusionConfig, DiffusionSettings
+from sfumato.samplers import SAMPLERS
 from sfumato.training.prepare import with_channels
+from tiny_models import random_model
 from tiny_runs import awaken
 
 NETWORK = AutoencoderConfig(channels=8, multipliers=(1, 1), num_res_blocks=1, latent_channels=4, double_moments=False)
@@ -104,3 +115,21 @@ def test_config_refuses() -> None:
 def test_training_one_is_refused() -> None:
     with pytest.raises(InputError, match="does not train"):
         with_channels(CONFIG, 3)
+
+
+def test_a_whole_model_over_it_samples_and_comes_back_from_its_folder(tmp_path: Path) -> None:
+    network = UNetConfig(3, 3, 32, (1,), 1, attention_factors=(), head_channels=8)
+    config = ModelConfig(CONFIG, DiffusionConfig(network), NoneConfig(), (8, 12))
+    model = random_model(config)
+    settings = DiffusionSettings(sampler=SAMPLERS["ddim"], num_steps=2)
+
+    def sample(made: LatentModel) -> Tensor:
+        return made.sample(made.conditioner.prepare(["", ""]), settings, PictureNoise([1, 2]))
+
+    pictures = sample(model)
+    assert pictures.shape == (2, 3, 8, 12)
+    assert pictures.isfinite().all()
+    save_pretrained(tmp_path / "m", model, config, storage=Storage.fp32)
+    loaded = load_pretrained(tmp_path / "m")
+    assert loaded.config == config
+    assert torch.equal(sample(loaded.model), pictures)

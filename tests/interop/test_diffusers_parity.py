@@ -20,7 +20,7 @@ from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import diffusers as names
-from sfumato.interop.cards import CARDS
+from sfumato.interop.cards import CARDS, FIRST_STAGES
 from sfumato.interop.diffusers_config import (
     SDXL_TIME_CHANNELS,
     first_stage_config,
@@ -62,31 +62,9 @@ UNETS = expressible() | {
     "classes without context": UNetConfig(3, 3, 32, (1, 2), 1, attention_factors=(2,), head_channels=16, num_classes=400),
     "new attention order": UNetConfig(3, 3, 32, (1, 2), 1, (1, 2), head_channels=16, use_new_attention_order=True),
 }
-FIRST_STAGES: dict[str, KLConfig | VQConfig] = {
-    "kl-f4": KLConfig(AutoencoderConfig(channels=32, multipliers=(1, 2, 4), latent_channels=3)),
-    "kl-f8": KLConfig(AutoencoderConfig(channels=32, multipliers=(1, 2, 4, 4))),
-    "kl-f16": KLConfig(
-        AutoencoderConfig(channels=32, multipliers=(1, 1, 2, 2, 4), attention_resolution_factors=(16,), latent_channels=16)
-    ),
-    "kl-f32": KLConfig(
-        AutoencoderConfig(
-            channels=32,
-            multipliers=(1, 1, 1, 1, 2, 2),
-            attention_resolution_factors=(16, 32),
-            latent_channels=8,
-            num_res_blocks=1,
-        )
-    ),
-    "vq-f4": VQConfig(AutoencoderConfig(channels=32, multipliers=(1, 2, 4), latent_channels=3, double_moments=False), 100),
-    "vq-f4-noattn": VQConfig(
-        AutoencoderConfig(channels=32, multipliers=(1, 2, 4), latent_channels=3, double_moments=False, mid_attention=False), 100
-    ),
-    "vq-f8": VQConfig(
-        AutoencoderConfig(
-            channels=32, multipliers=(1, 2, 2, 4), attention_resolution_factors=(8,), latent_channels=4, double_moments=False
-        ),
-        60,
-        embed_channels=6,
+STAGES: dict[str, KLConfig | VQConfig] = {card.name: shrunken.first_stage(card.name) for card in FIRST_STAGES} | {
+    "codes of other channels": VQConfig(
+        AutoencoderConfig(channels=32, multipliers=(1, 2), latent_channels=4, double_moments=False), 60, embed_channels=6
     ),
 }
 
@@ -137,9 +115,9 @@ def test_unet(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FIRST_STAGES)
+@pytest.mark.parametrize("name", STAGES)
 def test_first_stage(name: str) -> None:
-    config = FIRST_STAGES[name]
+    config = STAGES[name]
     kind = diffusers.VQModel if isinstance(config, VQConfig) else diffusers.AutoencoderKL
     theirs = randomise(kind(**first_stage_settings(config)))
     ours = build_first_stage(config).eval()
@@ -178,9 +156,9 @@ def test_unet_names_are_complete_and_come_back(name: str) -> None:
     assert unet_settings(back, text_time=sdxl) == settings
 
 
-@pytest.mark.parametrize("name", FIRST_STAGES)
+@pytest.mark.parametrize("name", STAGES)
 def test_first_stage_names_are_complete_and_come_back(name: str) -> None:
-    config = FIRST_STAGES[name]
+    config = STAGES[name]
     kind = diffusers.VQModel if isinstance(config, VQConfig) else diffusers.AutoencoderKL
     with torch.device("meta"):
         theirs = kind(**first_stage_settings(config)).state_dict()
