@@ -184,8 +184,10 @@ class UNet(nn.Module):
                 self.input_blocks.append(Block([down]))
                 skips.append(width)
 
-        middle = self._attention(width, c.depth(len(widths) - 1), cross_only=False)
-        self.middle_block = Block([self._resblock(width, width), middle, self._resblock(width, width)])
+        depth = c.depth(len(widths) - 1)  # layers are made in order: the random weights of a seed depend on it
+        self.middle_block = Block(
+            [self._resblock(width, width), self._attention(width, depth, False), self._resblock(width, width)]
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, level_width in reversed(list(enumerate(widths))):
