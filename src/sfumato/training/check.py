@@ -27,8 +27,8 @@ def check(config: RunConfig) -> None:
         )
     if isinstance(prior.network, UNetConfig) and prior.network.num_classes is not None:
         raise InputError(
-            f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner in training gives such classes; "
-            "set it to null."
+            f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
+            "training; set it to null."
         )
     if isinstance(first.model, KLConfig):
         _check_loss(first.loss, size)
