@@ -13,11 +13,12 @@ from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
+from sfumato.first_stages.vq import VQConfig, VQFirstStage
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 
-FirstStageConfig = KLConfig | IdentityConfig
+FirstStageConfig = KLConfig | VQConfig | IdentityConfig
 PriorConfig = DiffusionConfig
 ConditionerConfig = TextConfig | LabelConfig | NoneConfig
 
@@ -37,6 +38,8 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
     match config:
         case KLConfig():
             return KLFirstStage(config)
+        case VQConfig():
+            return VQFirstStage(config)
         case IdentityConfig():
             return IdentityFirstStage(config)
 

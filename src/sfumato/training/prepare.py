@@ -24,6 +24,7 @@ from sfumato.data.split import split
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import DataConfig, RunConfig
 
@@ -136,15 +137,19 @@ def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageCon
             )
         case IdentityConfig(image_channels=given):
             name, fitting = "first_stage.model.image_channels", IdentityConfig(channels)
+        case VQConfig():
+            raise InputError(
+                "first_stage.model.kind is vq, which this release runs but does not train; expected kl or identity."
+            )
     if given not in (IdentityConfig().image_channels, channels):
         raise InputError(f"data.channels is {channels}, but {name} is {given}; set data.channels alone, the other follows.")
     return fitting
 
 
 def _latent_channels(first_stage: FirstStageConfig) -> int:
-    if isinstance(first_stage, KLConfig):
-        return first_stage.embed_channels or first_stage.network.latent_channels
-    return first_stage.image_channels
+    if isinstance(first_stage, IdentityConfig):
+        return first_stage.image_channels
+    return first_stage.embed_channels or first_stage.network.latent_channels
 
 
 def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
