@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import ClassLabel, LabelConfig
@@ -53,7 +54,7 @@ def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
     return DiffusionPrior(config, latent)
 
 
-def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -> Conditioner:
+def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -> Conditioner[Any, Any]:
     """A conditioner with random weights; a text encoder needs the JSON of its tokenizer."""
     match config:
         case TextConfig():

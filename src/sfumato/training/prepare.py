@@ -181,7 +181,7 @@ def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -
     return NoneConfig()
 
 
-def prepared_conditions(conditioner: Conditioner, data: ImageDataset) -> tuple[Tensor, Tensor]:
+def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDataset) -> tuple[Tensor, Tensor]:
     """Every picture's conditions (N, V, ...) and how many of its V variants count (N,)."""
     inputs = [conditions_of(conditioner, data, i) for i in range(len(data))]
     counts = torch.tensor([len(v) for v in inputs])
@@ -208,7 +208,7 @@ def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor |
     return (weights / weights.sum()).float()
 
 
-def conditions_of(conditioner: Conditioner, data: ImageDataset, index: int) -> list[str]:
+def conditions_of(conditioner: Conditioner[str, Tensor], data: ImageDataset, index: int) -> list[str]:
     """The variants of one picture's input, at least one."""
     if isinstance(conditioner, TextEncoder):
         return list(data.captions(index))
