@@ -107,8 +107,8 @@ def save_pretrained(
             "sampling": to_dict(defaults or SamplingDefaults()),
         }
         write_json(folder / CONFIG, settings)
-        if tokenizer is not None:
-            write_bytes(folder / TOKENIZER, tokenizer().encode())
+        if tokenizer is not None and (text := tokenizer()) is not None:
+            write_bytes(folder / TOKENIZER, text.encode())
         write_bytes(folder / CARD, card.encode())
 
 

@@ -141,8 +141,8 @@ class ClipVision(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) pixels in [-1, 1], any size -> (B, projection)."""
-        return self.projection(self.body(pixel_values=clip_pixels(x, self.config.size)).pooler_output)
+        """(B, 3, size, size) from `clip_pixels` -> (B, projection)."""
+        return self.projection(self.body(pixel_values=x).pooler_output)
 
 
 def clip_pixels(x: Tensor, size: int) -> Tensor:

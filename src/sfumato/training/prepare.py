@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.build import ConditionerConfig, FirstStageConfig
+from sfumato.build import FirstStageConfig, TrainedConditionerConfig
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.none import NoneConfig
@@ -147,7 +147,7 @@ def _latent_channels(first_stage: FirstStageConfig) -> int:
     return first_stage.image_channels
 
 
-def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
+def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "none"]:
     match conditioner:
         case TextConfig():
             return "text"
@@ -157,7 +157,7 @@ def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
             return "none"
 
 
-def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> ConditionerConfig:
+def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> TrainedConditionerConfig:
     """Text where there are captions, else classes, else nothing; or what `condition` asks for.
 
     With classes `by_folder` the captions are only the folders' names, and "auto" takes the classes.
