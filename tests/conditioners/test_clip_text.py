@@ -44,10 +44,7 @@ def theirs(config: ClipTextConfig, projected: bool) -> torch.nn.Module:
 
 def load(tower: ClipText, model: torch.nn.Module) -> None:
     """Their weights into our tower, whichever level their release keeps them at."""
-    state = {name.removeprefix("text_model."): value for name, value in model.state_dict().items()}
-    projection = state.pop("text_projection.weight", None)
-    renamed = {f"body.{name}": value for name, value in state.items() if name not in keys.TRANSFORMERS_UNUSED}
-    tower.load_state_dict(renamed | ({} if projection is None else {"projection.weight": projection}))
+    tower.load_state_dict(keys.from_transformers(model.state_dict()))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +162,17 @@ def test_openclip_names_and_numbers():
     back = keys.to_openclip(text.towers[0].state_dict())
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_transformers_names_map_both_ways():
+    tower = ClipText(G)
+    there = keys.to_transformers(tower.state_dict())
+    # the names in a diffusers folder, older than the release that wrote this one
+    assert {"text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.bias"} < set(there)
+    assert {"text_model.encoder.layers.3.self_attn.q_proj.bias", "text_projection.weight"} < set(there)
+    back = keys.from_transformers(there | {"text_model.embeddings.position_ids": torch.arange(77)[None]})
+    assert back.keys() == tower.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in tower.state_dict().items())
 
 
 def test_openclip_names_are_checked():

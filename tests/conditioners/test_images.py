@@ -246,9 +246,9 @@ def test_vision_tower_agrees_with_transformers():
         patch_size=14, attn_implementation="eager",
     )  # fmt: skip
     model, tower = fill(CLIPVisionModelWithProjection(published)), ClipVision(TOWER)
-    state = {f"body.{name.removeprefix('vision_model.')}": value for name, value in model.state_dict().items()}
-    projection = {"projection.weight": state.pop("body.visual_projection.weight")}
-    tower.load_state_dict({name: v for name, v in state.items() if "position_ids" not in name} | projection)
+    tower.load_state_dict(keys.from_transformers(model.state_dict()))
+    back = keys.to_transformers(tower.state_dict(), vision=True)
+    assert {"visual_projection.weight", "vision_model.pre_layrnorm.weight"} < set(back)
     x = torch.randn(3, 3, 28, 28, generator=RNG)
     torch.testing.assert_close(tower(x), model(pixel_values=x).image_embeds, atol=1e-5, rtol=1e-5)
 

@@ -78,7 +78,7 @@ class BertText(Conditioner[str, Tensor]):
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         marks = [self.tokenizer.token_to_id(mark) for mark in (wordpiece.PAD, wordpiece.BEGIN, wordpiece.END)]
-        if None in marks or max(self.tokenizer.get_vocab().values()) >= config.vocabulary:
+        if None in marks or self.tokenizer.get_vocab_size() != config.vocabulary:
             raise InputError(
                 f"the tokenizer has {self.tokenizer.get_vocab_size()} tokens, the model {config.vocabulary}; expected BERT's "
                 f"own, made from {wordpiece.FILE} of bert-base-uncased."

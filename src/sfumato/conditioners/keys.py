@@ -7,6 +7,9 @@
                SDXL      conditioner.embedders.0.transformer.text_model.*   -> towers.0.body.*
                          conditioner.embedders.1.model.*                    -> towers.1.*     (OpenCLIP's names)
     unCLIP               embedder.model.visual.*                            -> tower.*        (OpenCLIP's names)
+                         the file of statistics (mean, std)                 -> mean, std
+    diffusers folders    text_encoder, text_encoder_2                       -> towers.0.*, towers.1.*   (transformers' names)
+                         image_encoder; image_normalizer                    -> tower.*; mean, std
     SpatialRescaler      cond_stage_model.channel_mapper.weight             -> mapper.weight
 
 The functions below work on the names behind those prefixes. OpenCLIP (and OpenAI's own CLIP) keep queries, keys and values in
@@ -62,6 +65,29 @@ def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, 
 def inverse(names: Mapping[str, str]) -> dict[str, str]:
     """The names the other way around."""
     return {ours: published for published, ours in names.items()}
+
+
+def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Transformers' text or vision tower, with or without projection, of any release -> the state of `ClipText` or
+    `ClipVision`. `TRANSFORMERS_UNUSED` is left out."""
+    result = {}
+    for key, value in state.items():
+        if key in ("text_projection.weight", "visual_projection.weight"):
+            result["projection.weight"] = value
+        else:
+            name = key.removeprefix("text_model.").removeprefix("vision_model.")
+            if name not in TRANSFORMERS_UNUSED:
+                result[f"body.{name}"] = value
+    return result
+
+
+def to_transformers(state: Mapping[str, Tensor], vision: bool = False) -> dict[str, Tensor]:
+    """The inverse of `from_transformers`, with the names that diffusers folders and Stable Diffusion 1 have."""
+    inner, projection = ("vision_model.", "visual_projection") if vision else ("text_model.", "text_projection")
+    return {
+        f"{projection}.weight" if key == "projection.weight" else inner + key.removeprefix("body."): value
+        for key, value in state.items()
+    }
 
 
 _TEXT = {
