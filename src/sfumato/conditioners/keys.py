@@ -129,7 +129,7 @@ def from_openclip(state: Mapping[str, Tensor], vision: bool = False) -> dict[str
         if key in outer:
             result[outer[key]] = value
         elif key in _PROJECTION and (key == "proj") == vision:
-            result[_PROJECTION[key]] = value.T
+            result[_PROJECTION[key]] = value.T.contiguous()
         elif layer is not None:
             result |= _layer_from(f"body.encoder.layers.{layer[1]}", layer[2], value, key)
         elif key not in OPENCLIP_UNUSED:
