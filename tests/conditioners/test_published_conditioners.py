@@ -27,13 +27,14 @@ from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.sizes import Sizes, SizesConfig
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
+from sfumato.generation.pipeline import Pipeline
 from sfumato.io.pretrained import load_pretrained, save_pretrained
 from sfumato.io.storage import Storage
 from sfumato.networks.clip import ClipTextConfig, ClipVisionConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.noise import PictureNoise
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionSettings
-from tiny_models import text_config
+from tiny_models import loaded, text_config
 
 RNG = torch.Generator().manual_seed(0)
 CLIP = ClipTextConfig(dim=16, layers=2, heads=2, projection=12)
@@ -170,6 +171,18 @@ def test_trainable_parameters_learn_and_frozen_ones_do_not(case):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
 
 
+def test_a_prompt_is_enough_or_one_line_says_what_is_missing(case):
+    conditioner = make(case)
+    prompt = "5" if isinstance(conditioner, ClassEmbedder) else "a cat"
+    if not isinstance(case.inputs[0], str | Sizes):
+        with pytest.raises(InputError, match=r"this model needs (a|retrieved) .* a prompt only"):
+            conditioner.from_prompt(prompt, (16, 24))
+        return
+    given = conditioner.from_prompt(prompt, (16, 24))
+    assert given == (Sizes((16, 24)) if isinstance(case.inputs[0], Sizes) else prompt)
+    assert len(conditioner.prepare([given])) == 1
+
+
 def test_configs_survive_json(case):
     data = configs.to_dict(case.config)
     assert data["kind"] == case.config.kind
@@ -294,14 +307,14 @@ def test_null_needs_every_part_to_have_one():
 # ---- whole models
 
 
-def inpainting_model(parts: tuple[Part, ...], **unet: Any) -> ModelConfig:
+def small_model(parts: tuple[Part, ...], **unet: Any) -> ModelConfig:
     network = UNetConfig(4, 4, channels=32, multipliers=(1, 1), num_res_blocks=1, attention_factors=(2,), **unet)
     return ModelConfig(text_config().first_stage, DiffusionConfig(network), CompositeConfig(parts), (16, 16))
 
 
 def test_a_whole_inpainting_model_samples_saves_and_loads(tmp_path):
     parts = (Part("text", replace(TEXT, vector=False)), Part("mask", MaskedImageConfig()), Part("depth", DepthConfig()))
-    config = inpainting_model(parts, context_dim=16, concat_channels=6)
+    config = small_model(parts, context_dim=16, concat_channels=6)
     torch.manual_seed(0)
     model = build_model(config).eval()
     owned = [name for name in model.state_dict() if name.startswith("conditioner.")]
@@ -324,10 +337,31 @@ def test_a_whole_inpainting_model_samples_saves_and_loads(tmp_path):
 
 
 def test_a_whole_bert_model_keeps_its_tokenizer(tmp_path):
-    config = inpainting_model(
+    config = small_model(
         (Part("text", CASES["bert"].config), Part("mask", MaskedImageConfig())), context_dim=16, concat_channels=5
     )
     model = build_model(config, JSON).eval()
     save_pretrained(tmp_path / "model", model, config)
     copy = load_pretrained(tmp_path / "model").model.conditioner
     assert torch.equal(copy.parts["text"].prepare(["a cat"]), model.conditioner.parts["text"].prepare(["a cat"]))
+
+
+def test_a_whole_model_of_text_and_sizes_draws_from_a_prompt():
+    parts = (Part("text", replace(TEXT, null="zeros")), Part("sizes", SizesConfig(channels=8)))
+    pipeline = Pipeline(loaded(small_model(parts, context_dim=16, vector_dim=12 + 48)), torch.device("cpu"))
+    calls = (("a cat", None), ("a cat", None), ("a dog", None), ("a cat", ""), ("a cat", "a dog"))
+    seen = [pipeline.generate(prompt, seed=1, steps=1, negative=negative)[0].tobytes() for prompt, negative in calls]
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4  # the null twin is zeros, an empty negative prompt is a prompt
+    masked = small_model((Part("text", replace(TEXT, vector=False)), Part("mask", MaskedImageConfig())), context_dim=16)
+    with pytest.raises(InputError, match="needs a picture and a mask"):
+        Pipeline(loaded(masked), torch.device("cpu")).generate("a cat")
+
+
+def test_statistics_keep_fp32_in_every_storage(tmp_path):
+    config = small_model((Part("text", TEXT), Part("image", ImageEmbeddingConfig(VISION))), context_dim=16, vector_dim=36)
+    model = build_model(config)
+    mean = model.conditioner.parts["image"].mean
+    mean.copy_(torch.randn(12, generator=RNG))
+    save_pretrained(tmp_path / "model", model, config, storage=Storage.fp16)
+    assert torch.equal(load_pretrained(tmp_path / "model").model.conditioner.parts["image"].mean, mean)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,15 @@ P = TypeVar("P", bound=Prepared)
 
 class Conditioner(nn.Module, ABC, Generic[I, P]):
     """tau of the paper. Inputs become tensors once (`prepare`, on the CPU), the tensors a Conditioning (`forward`)."""
+
+    needs: ClassVar[str] = ""
+    """What an input is where a prompt is not enough, such as "a mask"."""
+
+    def from_prompt(self, prompt: str, size: tuple[int, int]) -> I:
+        """The input that a prompt alone gives, for a picture of (height, width). Raises `InputError` where it needs more."""
+        if self.needs:
+            raise InputError(f"this model needs {self.needs}, and was given a prompt only; give it to conditioner.prepare.")
+        return cast(I, prompt)
 
     @abstractmethod
     def prepare(self, inputs: Sequence[I]) -> P:

@@ -87,6 +87,10 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
 
+    def from_prompt(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
+        """Every part's input. Raises `InputError` when a part needs more than a prompt."""
+        return {name: self._part(name).from_prompt(prompt, size) for name in self.parts}
+
     def prepare(self, inputs: Sequence[Mapping[str, Any] | str]) -> Parts:
         """B mappings of the same names -> the parts' prepared values. Raises `InputError` for a name that is no part's."""
         rows = [{TEXT: given} if isinstance(given, str) else given for given in inputs]

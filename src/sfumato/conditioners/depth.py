@@ -38,6 +38,8 @@ class DepthMap:
 class Depth(Conditioner[DepthMap, Tensor]):
     """Guidance keeps the map."""
 
+    needs = "a depth map"
+
     def __init__(self, config: DepthConfig | None = None):
         super().__init__()
         self.config = config or DepthConfig()

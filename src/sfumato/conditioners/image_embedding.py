@@ -57,6 +57,8 @@ class EmbeddedImage:
 class ImageEmbedding(Conditioner[EmbeddedImage, Parts]):
     """The null twin is a vector of zeros. `mean` and `std` (projection,) are buffers, filled from the file of statistics."""
 
+    needs = "a picture"
+
     NOTHING = -1  # in place of a level: the null input
 
     mean: Tensor

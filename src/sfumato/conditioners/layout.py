@@ -98,6 +98,8 @@ class LayoutConfig:
 class LayoutBoxes(Conditioner[Layout, Tensor]):
     """Boxes of whole pictures (the crop is the picture). The null input is the empty layout."""
 
+    needs = "a layout of boxes"
+
     def __init__(self, config: LayoutConfig):
         super().__init__()
         self.config = config

@@ -40,6 +40,8 @@ class SmallImage:
 class LowResolution(Conditioner[SmallImage, Tensor]):
     """Guidance keeps the picture."""
 
+    needs = "a small picture"
+
     def __init__(self, config: LowResolutionConfig | None = None):
         super().__init__()
         self.config = config or LowResolutionConfig()
@@ -83,6 +85,8 @@ class NoisedImage:
 
 class NoisedLowResolution(Conditioner[NoisedImage, Parts]):
     """Guidance keeps the picture, its noise and the level."""
+
+    needs = "a small picture"
 
     def __init__(self, config: NoisedLowResolutionConfig):
         super().__init__()

@@ -43,6 +43,8 @@ class MaskedImage:
 class MaskedLatents(Conditioner[MaskedImage, Tensor]):
     """Guidance keeps picture and mask. `encode` is the first stage's; it belongs to the model and holds nothing here."""
 
+    needs = "a picture and a mask"
+
     def __init__(self, config: MaskedImageConfig, encode: Encode):
         super().__init__()
         self.config = config

@@ -35,6 +35,8 @@ class NeighboursConfig:
 class Neighbours(Conditioner[Tensor, Tensor]):
     """Vectors (k, dim), the same number k for every picture of a call. The null input is zeros."""
 
+    needs = "retrieved neighbours"
+
     def __init__(self, config: NeighboursConfig):
         super().__init__()
         self.config = config

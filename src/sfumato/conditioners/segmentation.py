@@ -40,6 +40,8 @@ class SegmentationConfig:
 class SegmentationMap(Conditioner[Tensor, Tensor]):
     """Class maps (H, W) of whole numbers. Guidance keeps them: the published models have no null map."""
 
+    needs = "a segmentation map"
+
     def __init__(self, config: SegmentationConfig):
         super().__init__()
         self.config = config

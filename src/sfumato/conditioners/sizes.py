@@ -66,6 +66,10 @@ class SizeNumbers(Conditioner[Sizes, Tensor]):
         super().__init__()
         self.config = config
 
+    def from_prompt(self, prompt: str, size: tuple[int, int]) -> Sizes:
+        """A whole picture of its own size."""
+        return Sizes(size)
+
     def prepare(self, inputs: Sequence[Sizes]) -> Tensor:
         """B sizes -> (B, 6) or (B, 5) fp32."""
         rows = []
