@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.conditioners.base import Prepared
 from sfumato.errors import MachineError, SfumatoError
 from sfumato.first_stages.base import Decoder
 from sfumato.generation.limits import WHITE
@@ -121,13 +122,14 @@ def _make(
     return [Made(*one) for one in zip(chunk, to_bytes(x).cpu(), images, strict=True)]
 
 
-def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Tensor, Tensor | None]:
+def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Prepared, Prepared | None]:
     """The chunk's prompts and negative prompts as the conditioner's tensors, on its device."""
     device = next(model.parameters()).device
-    prepared = model.conditioner.prepare([picture.prompt for picture in chunk]).to(device)
+    conditioner, size = model.conditioner, (request.height, request.width)
+    prepared = conditioner.prepare([conditioner.from_prompt(picture.prompt, size) for picture in chunk]).to(device)
     if request.negative is None or request.guidance == 1.0:
         return prepared, None
-    return prepared, model.conditioner.prepare([request.negative] * len(chunk)).to(device)
+    return prepared, conditioner.prepare([request.negative] * len(chunk)).to(device)
 
 
 def _check_finite(values: Tensor, chunk: tuple[Picture, ...], step: int, total: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.build import ConditionerConfig, FirstStageConfig
+from sfumato.build import FirstStageConfig, TrainedConditionerConfig
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.none import NoneConfig
@@ -152,7 +152,7 @@ def _latent_channels(first_stage: FirstStageConfig) -> int:
     return first_stage.embed_channels or first_stage.network.latent_channels
 
 
-def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
+def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "none"]:
     match conditioner:
         case TextConfig():
             return "text"
@@ -162,7 +162,7 @@ def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
             return "none"
 
 
-def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> ConditionerConfig:
+def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> TrainedConditionerConfig:
     """Text where there are captions, else classes, else nothing; or what `condition` asks for.
 
     With classes `by_folder` the captions are only the folders' names, and "auto" takes the classes.
@@ -186,7 +186,7 @@ def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -
     return NoneConfig()
 
 
-def prepared_conditions(conditioner: Conditioner, data: ImageDataset) -> tuple[Tensor, Tensor]:
+def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDataset) -> tuple[Tensor, Tensor]:
     """Every picture's conditions (N, V, ...) and how many of its V variants count (N,)."""
     inputs = [conditions_of(conditioner, data, i) for i in range(len(data))]
     counts = torch.tensor([len(v) for v in inputs])
@@ -213,7 +213,7 @@ def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor |
     return (weights / weights.sum()).float()
 
 
-def conditions_of(conditioner: Conditioner, data: ImageDataset, index: int) -> list[str]:
+def conditions_of(conditioner: Conditioner[str, Tensor], data: ImageDataset, index: int) -> list[str]:
     """The variants of one picture's input, at least one."""
     if isinstance(conditioner, TextEncoder):
         return list(data.captions(index))
