@@ -31,6 +31,10 @@ SAMPLER_NAMES = {
     "euler_a": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "plms": "PLMS",
+    "lms": "LMS",
+    "unipc": "UniPC",
 }
 
 WHITE, TRANSPARENT = "white", "transparent"
