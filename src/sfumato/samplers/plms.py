@@ -5,10 +5,12 @@
 
 PLMS (Liu, Ren, Lin & Zhao 2022, arXiv 2202.09778, eq. 9 and 12; in the paper's code) takes the Adams-Bashforth weights of
 equal steps, up to order 4: 1; (3, -1)/2; (23, -16, 5)/12; (55, -59, 37, -9)/24. Its steps are equal in t, not in p, so that
-its order is 2. LMS (k-diffusion) integrates the polynomial in p through the last slopes exactly, which is right on any grid.
+its order is 2, and grids of unequal steps in t (Karras, exponential) are not for it. LMS (k-diffusion) integrates the
+polynomial in p through the last slopes exactly, which is right on any grid.
 
 With n = alpha, d is eps and the update is the published one. Where sigma/alpha passes 1,000 (cosine, rectified, zero terminal
 SNR, for which nothing was published), n = alpha + sigma, since a sum of slopes times so large a p would not be finite.
+The slopes are those of eps whatever the network predicts; PNDMScheduler of diffusers sums v where the network predicts v.
 """
 
 from __future__ import annotations
