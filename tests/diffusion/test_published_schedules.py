@@ -43,7 +43,7 @@ def test_the_table_is_that_of_the_published_code(name):
 
 @every
 def test_the_table_is_that_of_diffusers_up_to_its_precision(name):
-    """diffusers multiplies 1,000 factors in fp32: a relative error of at most 1,000 * 6e-8, and of sqrt(1,000) * 6e-8 usually."""
+    """diffusers multiplies 1,000 factors in fp32: a relative error of at most 1,000 * 6e-8."""
     diffusers = pytest.importorskip("diffusers")
     start, end = YAMLS[name]
     schedule = make_schedule(ScheduleConfig(beta_start=start, beta_end=end))
@@ -66,7 +66,7 @@ def test_rescaled_to_zero_terminal_snr(name):
 
 
 def test_plain_linear_betas():
-    """"linear" of diffusers and Ho et al. 2020 (their 1e-4 ... 0.02), which CompVis' code calls sqrt_linear."""
+    """ "linear" of diffusers and Ho et al. 2020 (their 1e-4 ... 0.02), which CompVis' code calls sqrt_linear."""
     schedule = make_schedule(ScheduleConfig(ScheduleName.linear, 1e-4, 0.02))
     expected = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000, dtype=np.float64))
     assert schedule.alpha_bars.numpy() == pytest.approx(expected, rel=1e-13, abs=0)

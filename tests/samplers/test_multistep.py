@@ -1,6 +1,7 @@
 """PLMS, LMS and UniPC: weights and orders of convergence known from theory."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def errors(sampler, name: str) -> list[float]:
 
 
 def orders(found: list[float]) -> list[float]:
-    return [math.log2(a / b) for a, b in zip(found[:-1], found[1:], strict=True)]
+    return [math.log2(a / b) for a, b in pairwise(found)]
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -121,7 +122,9 @@ def test_phi_is_an_integral(z):
     u, w = np.polynomial.legendre.leggauss(60)
     u, w = (u + 1) / 2, w / 2
     for k in (1, 2, 3, 4):
-        assert phi(k, z) == pytest.approx(float(np.sum(w * np.exp((1 - u) * z) * u ** (k - 1))) / math.factorial(k - 1), rel=1e-9)
+        assert phi(k, z) == pytest.approx(
+            float(np.sum(w * np.exp((1 - u) * z) * u ** (k - 1))) / math.factorial(k - 1), rel=1e-9
+        )
 
 
 def test_the_conditions_of_unipc_are_solved():
@@ -149,10 +152,18 @@ def test_orders_that_do_not_exist_are_refused(make, order):
         make(order=order)
 
 
-@pytest.mark.parametrize(("start", "num_steps", "calls"), [
-    (PLMSStart.improved_euler, 1, 1), (PLMSStart.improved_euler, 2, 3), (PLMSStart.improved_euler, 20, 21),
-    (PLMSStart.runge_kutta, 1, 1), (PLMSStart.runge_kutta, 2, 5), (PLMSStart.runge_kutta, 4, 13), (PLMSStart.runge_kutta, 20, 29),
-])
+@pytest.mark.parametrize(
+    ("start", "num_steps", "calls"),
+    [
+        (PLMSStart.improved_euler, 1, 1),
+        (PLMSStart.improved_euler, 2, 3),
+        (PLMSStart.improved_euler, 20, 21),
+        (PLMSStart.runge_kutta, 1, 1),
+        (PLMSStart.runge_kutta, 2, 5),
+        (PLMSStart.runge_kutta, 4, 13),
+        (PLMSStart.runge_kutta, 20, 29),
+    ],
+)
 def test_the_calls_of_plms(start, num_steps, calls):
     schedule, count = make_schedule(ScheduleConfig()), []
 

@@ -1,9 +1,9 @@
 """Twenty steps on the published schedules, state by state, against the reference schedulers of diffusers.
 
 The network is a small fixed function of x_t and t, read as eps or as v. Where the reference lets us, it is given our table in
-float64 (its own is fp32, see test_published_schedules): then both do the same arithmetic, up to EXACT. Some schedulers cast the
-sample to fp32 in every step; there, and where the whole walk is in fp32, rounding of 6e-8 is enlarged by sigma / alpha <= 116 of
-the first step and by the network: ROUNDED.
+float64 (its own is fp32, see test_published_schedules): then both do the same arithmetic, up to EXACT. Some schedulers cast
+the sample to fp32 in every step; there, and where the whole walk is in fp32, rounding of 6e-8 is enlarged by the sigma / alpha
+<= 102 of the first step and by the network: ROUNDED.
 """
 
 import dataclasses
@@ -181,7 +181,7 @@ def pndm(name: str, **extra):
 @precisions
 @pytest.mark.parametrize("begin", list(PLMSStart))
 def test_plms(name, prediction, dtype, begin):
-    """Both starts. The reference sums slopes of whatever the network says; told eps, as the paper and CompVis do, also from v."""
+    """Both starts. The reference sums slopes of whatever the network says; here it is told eps, as in the paper, also for v."""
     schedule = schedule_of(name)
     other = pndm(name, skip_prk_steps=begin is PLMSStart.improved_euler)
     plan = times(Spacing.leading, schedule, STEPS)
@@ -218,7 +218,10 @@ def test_the_start_of_plms_is_that_of_the_papers_code():
     torch.testing.assert_close(mine.states[3], second, rtol=EXACT, atol=EXACT)
 
 
-SIGMA_GRIDS = {Spacing.leading_clean: {"timestep_spacing": "leading", "steps_offset": 1}, Spacing.trailing: {"timestep_spacing": "trailing"}}
+SIGMA_GRIDS = {
+    Spacing.leading_clean: {"timestep_spacing": "leading", "steps_offset": 1},
+    Spacing.trailing: {"timestep_spacing": "trailing"},
+}
 sigma_grids = pytest.mark.parametrize("spacing", list(SIGMA_GRIDS), ids=lambda s: s.value)
 
 
