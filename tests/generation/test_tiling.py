@@ -24,9 +24,11 @@ FACTOR = 2
 ROUNDING = 2e-4  # fp32 convolutions of another shape differ in their last bits, and norms enlarge them
 
 
-def first_stage(norms: bool = True) -> KLFirstStage:
+def first_stage(norms: bool = True, attention: bool = False) -> KLFirstStage:
     """Factor 2, random weights that keep the size of activations; without norms it sees a bounded neighbourhood only."""
-    config = KLConfig(AutoencoderConfig(channels=8, multipliers=(1, 2), num_res_blocks=1, mid_attention=False, norm_groups=4))
+    config = KLConfig(
+        AutoencoderConfig(channels=8, multipliers=(1, 2), num_res_blocks=1, mid_attention=attention, norm_groups=4)
+    )
     stage = KLFirstStage(config).eval()
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -143,6 +145,15 @@ def test_one_pass_is_nearer_than_none(kind: str) -> None:
         none, one = (decode(stage, z, dataclasses.replace(tiling, passes=p)) - whole for p in (0, 1))
     assert one.square().mean() < 0.5**2 * none.square().mean()
     assert one.std() < 0.05 * whole.std()
+
+
+@kinds
+def test_attention_of_a_tile_is_near_that_of_the_picture(kind: str) -> None:
+    """It averages values over positions: over a tile much as over the picture. Most on smooth inputs, 5 % of the spread."""
+    stage, z = first_stage(attention=True), inputs(kind, 4, 150, 60)[:1]
+    with torch.no_grad():
+        whole = stage.decode(z)
+        assert (decode(stage, z, fitting()) - whole).std() < 0.06 * whole.std()
 
 
 @kinds

@@ -99,7 +99,7 @@ def _see(
         ..., round(core.top * height) : round(core.bottom * height), round(core.left * width) : round(core.right * width)
     ]
     groups = x.reshape(len(x), norm.num_groups, -1).float()  # (B, G, C / G h w)
-    variance, mean = (v.to("cpu", torch.float64) for v in torch.var_mean(groups, dim=2, correction=0))
+    variance, mean = (v.cpu().double() for v in torch.var_mean(groups, dim=2, correction=0))
     found[norm] = (groups.shape[2], mean, variance)
 
 
@@ -109,8 +109,9 @@ def _apply(norm: nn.GroupNorm, mean: Tensor, variance: Tensor, x: Tensor) -> Ten
     scale = torch.rsqrt(variance + norm.eps).repeat_interleave(each, dim=1)  # (B, C)
     shift = -mean.repeat_interleave(each, dim=1) * scale
     if norm.affine:
-        weight, bias = (p.detach().to("cpu", torch.float64) for p in (norm.weight, norm.bias))
+        weight, bias = (p.detach().cpu().double() for p in (norm.weight, norm.bias))
         scale, shift = scale * weight, shift * weight + bias
     shape = (*scale.shape, *[1] * (x.ndim - 2))
     kind = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    return torch.addcmul(shift.to(x.device, kind).view(shape), x.to(kind), scale.to(x.device, kind).view(shape)).to(x.dtype)
+    scale, shift = (v.to(kind).to(x.device).view(shape) for v in (scale, shift))  # in this order: MPS has no float64
+    return torch.addcmul(shift, x.to(kind), scale).to(x.dtype)

@@ -152,7 +152,7 @@ class _Plan:
 
 def _plan(first_stage: Decoder, tiling: Tiling | None, size: torch.Size, pixels: bool) -> _Plan | None:
     """The tiles of a picture whose (height, width) in pixels or in latent units is `size`; None for coding it whole."""
-    latent = first_stage.latent
+    latent = getattr(first_stage, "latent", None)  # a decoder that names no grid is run whole
     if tiling is None or not isinstance(latent, Grid) or latent.factor == 1:
         return None
     factor = latent.factor
