@@ -25,6 +25,7 @@ from sfumato.conditioners.low_resolution import (
 from sfumato.conditioners.masked import MaskedImageConfig, MaskedLatents
 from sfumato.conditioners.neighbours import Neighbours, NeighboursConfig
 from sfumato.conditioners.none import NoneConfig, Unconditional
+from sfumato.conditioners.picture_latent import PictureLatentConfig, PictureLatents
 from sfumato.conditioners.pictures import Encode
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.conditioners.sizes import SizeNumbers, SizesConfig
@@ -105,6 +106,10 @@ def build_conditioner(
             if encode is None:
                 raise InputError("a conditioner of masked pictures needs the first stage's encoder, and none was given.")
             return MaskedLatents(config, encode)
+        case PictureLatentConfig():
+            if encode is None:
+                raise InputError("a conditioner of a picture's latents needs the first stage's encoder, and none was given.")
+            return PictureLatents(config, encode)
         case _:
             return _of_own_parts(config)
 

@@ -23,6 +23,7 @@ from sfumato.conditioners.layout import Box, LayoutConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedImage, NoisedLowResolutionConfig, SmallImage
 from sfumato.conditioners.masked import MaskedImage, MaskedImageConfig
 from sfumato.conditioners.neighbours import NeighboursConfig
+from sfumato.conditioners.picture_latent import PictureLatentConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.sizes import Sizes, SizesConfig
 from sfumato.conditioning import Conditioning
@@ -82,6 +83,7 @@ CASES = {
         NoisedLowResolutionConfig(), pair(lambda: NoisedImage(picture(3, 4, 4), torch.randn(3, 4, 4), 20)), keeps=True
     ),
     "mask": Case(MaskedImageConfig(), pair(lambda: MaskedImage(picture(3, 8, 8), torch.rand(8, 8, generator=RNG))), keeps=True),
+    "picture": Case(PictureLatentConfig(), pair(lambda: picture(3, 8, 8)), keeps=True),
     "depth": Case(DepthConfig(), pair(lambda: DepthMap(torch.rand(9, 9, generator=RNG), (4, 4))), keeps=True),
     "unclip": Case(ImageEmbeddingConfig(VISION), pair(lambda: EmbeddedImage(picture(3, 30, 20), torch.randn(12)))),
     "neighbours": Case(NeighboursConfig(8), pair(lambda: torch.randn(4, 8, generator=RNG))),

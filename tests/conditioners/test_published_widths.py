@@ -33,6 +33,7 @@ MODELS = {
     "RDM768": ({"text": "cat", "neighbours": torch.ones(10, 768)}, 16, (11, 768), None, None, TEXT_L + 0.59),
     "SD1": ("cat", 4, (77, 768), None, None, TEXT_L),
     "SD1_INPAINTING": ({"text": "cat", "mask": MASK}, 4, (77, 768), 9 - 4, None, TEXT_L),
+    "INSTRUCT_PIX2PIX": ({"text": "cat", "picture": RGB}, 4, (77, 768), 8 - 4, None, TEXT_L),
     "SD2": ("cat", 4, (77, 1024), None, None, TEXT_H),
     "SD2_INPAINTING": ({"text": "cat", "mask": MASK}, 4, (77, 1024), 9 - 4, None, TEXT_H),
     "SD2_DEPTH": ({"text": "cat", "depth": DepthMap(torch.rand(9, 9), (8, 8))}, 4, (77, 1024), 5 - 4, None, TEXT_H),

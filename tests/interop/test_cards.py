@@ -16,7 +16,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.build import build_first_stage
+from sfumato.build import build_conditioner, build_first_stage
+from sfumato.conditioners import wordpiece
+from sfumato.conditioners.bert import BertConfig
+from sfumato.conditioners.class_embedder import ClassEmbedderConfig
+from sfumato.conditioners.clip_text import ClipTextsConfig
+from sfumato.conditioners.compose import CompositeConfig
+from sfumato.conditioners.depth import DepthConfig, DepthMap
+from sfumato.conditioners.image_embedding import EmbeddedImage, ImageEmbeddingConfig
+from sfumato.conditioners.layout import Box, LayoutConfig
+from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedImage, NoisedLowResolutionConfig, SmallImage
+from sfumato.conditioners.masked import MaskedImage, MaskedImageConfig
+from sfumato.conditioners.neighbours import NeighboursConfig
+from sfumato.conditioners.none import NoneConfig
+from sfumato.conditioners.picture_latent import PictureLatentConfig
+from sfumato.conditioners.segmentation import SegmentationConfig
+from sfumato.conditioners.sizes import Sizes, SizesConfig
+from sfumato.diffusion.grids import Spacing
 from sfumato.errors import InputError
 from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis
@@ -120,8 +136,84 @@ def test_a_card_is_of_one_piece(card: Card):
     whole = card.first_stage.network.factor * unet.factor
     assert all(side % whole == 0 for side in card.image_size)
     assert card.sampling.sampler in SAMPLERS
+    assert card.sampling.spacing is None or Spacing(card.sampling.spacing)
     assert isinstance(card.first_stage, VQConfig) <= (card.scale_factor == 1)
     assert card.source.endswith(".yaml")
+
+
+def configs(card: Card) -> list[Any]:
+    return (
+        [p.conditioner for p in card.conditioner.parts] if isinstance(card.conditioner, CompositeConfig) else [card.conditioner]
+    )
+
+
+SOURCES = {
+    ClassEmbedderConfig: {Source.classes},
+    BertConfig: {Source.bert},
+    LayoutConfig: {Source.bert},
+    ClipTextsConfig: {Source.clip_text, Source.open_clip_text},
+    SizesConfig: {Source.sizes},
+    SegmentationConfig: {Source.segmentation},
+    LowResolutionConfig: {Source.low_resolution},
+    NoisedLowResolutionConfig: {Source.low_resolution, Source.noise_level},
+    MaskedImageConfig: {Source.masked_picture},
+    PictureLatentConfig: {Source.picture},
+    DepthConfig: {Source.depth},
+    ImageEmbeddingConfig: {Source.clip_image},
+    NeighboursConfig: {Source.neighbours},
+    NoneConfig: set(),
+}
+GIVEN: dict[str, Any] = {
+    "text": "cat",
+    "mask": MaskedImage(torch.zeros(3, 64, 64), torch.ones(64, 64)),
+    "picture": torch.zeros(3, 64, 64),
+    "depth": DepthMap(torch.rand(9, 9), (8, 8)),
+    "small": NoisedImage(torch.zeros(3, 16, 16), torch.zeros(3, 16, 16)),
+    "sizes": Sizes((1024, 1024)),
+    "neighbours": torch.ones(4, 768),
+}
+ALONE = {
+    ClassEmbedderConfig: "5",
+    LayoutConfig: (Box(1, 0, 0, 1, 1),),
+    SegmentationConfig: torch.zeros(64, 64, dtype=torch.int64),
+    LowResolutionConfig: SmallImage(torch.zeros(3, 16, 16)),
+    MaskedImageConfig: GIVEN["mask"],
+}
+WORDS = [*wordpiece.MARKS, "cat", *(f"[unused{i}]" for i in range(30522 - 6))]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_the_conditioner_fills_the_slots_of_the_unet(card: Card):
+    """Its sources are those that the card describes, and what it gives, built at full size, is as wide as the U-Net takes."""
+    described = {condition.source for condition in card.conditions} - {Source.clip_text, Source.open_clip_text}
+    built = {source for config in configs(card) for source in SOURCES[type(config)]}
+    texts = {Source.clip_text, Source.open_clip_text}
+    if Source.neighbours not in built:  # there the prompt is one more neighbour, and the text tower is not the model's own
+        assert bool(built & texts) == any(condition.source in texts for condition in card.conditions)
+    assert built - texts == described
+    channels = card.unet.in_channels
+
+    def encode(x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), channels, x.shape[2] // 8, x.shape[3] // 8)
+
+    with torch.device("meta"):
+        conditioner = build_conditioner(card.conditioner, wordpiece.bert_tokenizer(WORDS).to_str(), encode)
+    given: Any = ALONE.get(type(card.conditioner), "cat")
+    if isinstance(card.conditioner, CompositeConfig):
+        noise = torch.zeros((card.unet.vector_dim or 0) // 2)
+        given = {
+            p.name: EmbeddedImage(torch.zeros(3, 64, 64), noise) if p.name == "image" else GIVEN[p.name]
+            for p in card.conditioner.parts
+        }
+    cond = conditioner(conditioner.prepare([given]).to("meta"))
+    assert (None if cond.context is None else cond.context.shape[2]) == card.unet.context_dim
+    assert (0 if cond.concat is None else cond.concat.shape[1]) == card.unet.concat_channels
+    if card.unet.num_classes is not None:
+        assert cond.vector is not None
+        assert cond.vector.shape == (1,)
+        assert not cond.vector.is_floating_point()
+    else:
+        assert (None if cond.vector is None else cond.vector.shape[1]) == card.unet.vector_dim
 
 
 def test_an_unknown_card_names_the_nearest():

@@ -28,6 +28,7 @@ from sfumato.conditioners.layout import LayoutConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedLowResolutionConfig
 from sfumato.conditioners.masked import MaskedImageConfig
 from sfumato.conditioners.neighbours import NeighboursConfig
+from sfumato.conditioners.picture_latent import PictureLatentConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.sizes import SizesConfig
 from sfumato.conditioners.text import TextConfig
@@ -46,6 +47,7 @@ PartConfig = (
     | LowResolutionConfig
     | NoisedLowResolutionConfig
     | MaskedImageConfig
+    | PictureLatentConfig
     | DepthConfig
     | ImageEmbeddingConfig
     | NeighboursConfig

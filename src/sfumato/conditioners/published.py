@@ -11,6 +11,7 @@
     inpainting_big                    -              3 + 1, latents and mask     -
     rdm768                            (1 + k) x 768  -                           -
     stable diffusion 1                77 x 768       (inpainting: 1 + 4)         -
+    instruct-pix2pix                  77 x 768       4, latents of the picture   -
     stable diffusion 2                77 x 1024      (inpainting: 1 + 4)         -
       depth                           77 x 1024      1                           -
       x4 upscaler                     77 x 1024      3, RGB with noise           the noise level, a whole number
@@ -33,6 +34,7 @@ from sfumato.conditioners.layout import LayoutConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedLowResolutionConfig
 from sfumato.conditioners.masked import MaskedImageConfig
 from sfumato.conditioners.neighbours import NeighboursConfig
+from sfumato.conditioners.picture_latent import PictureLatentConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.sizes import SizesConfig
 
@@ -55,6 +57,7 @@ def with_text(text: PartConfig, name: str, other: PartConfig) -> CompositeConfig
 RDM768 = with_text(RDM768_TEXT, "neighbours", NeighboursConfig())
 SD1, SD2 = clip_text.SD1, clip_text.SD2
 SD1_INPAINTING = with_text(SD1, "mask", MaskedImageConfig())
+INSTRUCT_PIX2PIX = with_text(SD1, "picture", PictureLatentConfig())
 SD2_INPAINTING = with_text(SD2, "mask", MaskedImageConfig())
 SD2_DEPTH = with_text(SD2, "depth", DepthConfig())
 SD2_X4_UPSCALER = with_text(SD2, "small", NoisedLowResolutionConfig())

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.build import ConditionerConfig
+from sfumato.conditioners.none import NoneConfig
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import ScheduleConfig
 from sfumato.first_stages.kl import KLConfig
@@ -77,17 +79,23 @@ class Condition:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The authors' own sampling: a sampler's name in `samplers.SAMPLERS`, DDIM's eta, steps, guidance scale (1 is none)."""
+    """The authors' own sampling: a sampler's name in `samplers.SAMPLERS`, steps, guidance scale (1 is none), plan of times.
+
+    DDIM with eta = 1 goes by its name here, ddpm. `spacing`: a name of `diffusion.grids.Spacing`, None for the sampler's own.
+    """
 
     sampler: str = "ddim"
     steps: int = 50
     guidance: float = 1.0
-    eta: float = 0.0
+    spacing: str | None = "leading"
 
 
 @dataclass(frozen=True)
 class Card:
-    """A published model. `scale_factor`: z_unit = scale_factor * z; None where the file alone has it (it was measured)."""
+    """A published model. `scale_factor`: z_unit = scale_factor * z; None where the file alone has it (it was measured).
+
+    `conditions` describes what `conditioner` builds.
+    """
 
     name: str
     family: Family
@@ -98,6 +106,7 @@ class Card:
     image_size: tuple[int, int]
     scale_factor: float | None = 1.0
     conditions: tuple[Condition, ...] = ()
+    conditioner: ConditionerConfig = field(default_factory=NoneConfig)
     sampling: Sampling = field(default_factory=Sampling)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sfumato.conditioners import published
 from sfumato.interop.cards.base import Card, Condition, Family, Sampling, Source, Task, prior
 from sfumato.interop.cards.first_stages import KL_F8, KL_F16, VQ_F4, VQ_F4_WITHOUT_ATTENTION, VQ_F8
 from sfumato.networks.unet import UNetConfig
@@ -29,7 +30,7 @@ _FACES = Card(
     first_stage=VQ_F4,
     prior=prior(UNetConfig(3, 3, 224, (1, 2, 3, 4), attention_factors=(8, 4, 2), head_channels=32), 0.0015, 0.0195),
     image_size=_SMALL,
-    sampling=Sampling(eta=1.0),
+    sampling=Sampling("ddpm"),
 )
 _CHURCHES = Card(
     name="lsun_churches256",
@@ -55,7 +56,7 @@ _CHURCHES = Card(
     ),
     image_size=_SMALL,
     scale_factor=None,
-    sampling=Sampling(eta=1.0),
+    sampling=Sampling("ddpm"),
 )
 _CLASSES = Card(
     name="cin256",
@@ -68,7 +69,8 @@ _CLASSES = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.classes, "context", 512, length=1, vocabulary=1000),),
-    sampling=Sampling(steps=200, eta=1.0),
+    conditioner=published.CIN256,
+    sampling=Sampling("ddpm", 200),
 )
 _CLASSES_GUIDED = Card(
     name="cin256-v2",
@@ -83,7 +85,8 @@ _CLASSES_GUIDED = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.classes, "context", 512, length=1, vocabulary=1001, detail="class 1000 is the null class"),),
-    sampling=Sampling(steps=250, guidance=1.5, eta=1.0),
+    conditioner=published.CIN256_V2,
+    sampling=Sampling("ddpm", 250, 1.5),
 )
 _TEXT = Card(
     name="text2img-large",
@@ -99,6 +102,7 @@ _TEXT = Card(
     image_size=_SMALL,
     scale_factor=0.18215,
     conditions=(_bert(1280, 32),),
+    conditioner=published.TXT2IMG_1P4B,
     sampling=Sampling(steps=200, guidance=5.0),
 )
 _TEXT_SMALL = Card(
@@ -112,6 +116,7 @@ _TEXT_SMALL = Card(
     ),
     image_size=_SMALL,
     conditions=(_bert(640, 32),),
+    conditioner=published.TEXT2IMG256,
     sampling=Sampling(steps=200, guidance=5.0),
 )
 _SUPER_RESOLUTION = Card(
@@ -125,7 +130,8 @@ _SUPER_RESOLUTION = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.low_resolution, "concat", 3, detail="a quarter of the size"),),
-    sampling=Sampling(steps=100, eta=1.0),
+    conditioner=published.BSR_SR,
+    sampling=Sampling("ddpm", 100),
 )
 _INPAINTING = Card(
     name="inpainting_big",
@@ -151,6 +157,7 @@ _INPAINTING = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.masked_picture, "concat", 4, detail="latent of the masked picture, then the mask"),),
+    conditioner=published.INPAINTING_BIG,
 )
 _SEGMENTATION = Card(
     name="semantic_synthesis256",
@@ -167,6 +174,7 @@ _SEGMENTATION = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.segmentation, "concat", 3, depth=2, vocabulary=182, detail="a quarter of the size"),),
+    conditioner=published.SEMANTIC_SYNTHESIS,
 )
 _LAYOUT = Card(
     name="layout2img-openimages256",
@@ -184,6 +192,7 @@ _LAYOUT = Card(
     ),
     image_size=_SMALL,
     conditions=(Condition(Source.bert, "context", 512, 16, 92, 8192, "no tokenizer: triples of class and two corners"),),
+    conditioner=published.LAYOUT2IMG,
     sampling=Sampling(steps=200),
 )
 _RETRIEVAL = Card(
@@ -198,6 +207,7 @@ _RETRIEVAL = Card(
     image_size=(768, 768),
     scale_factor=0.22765929,
     conditions=(Condition(Source.neighbours, "context", 768, detail="CLIP ViT-L/14, normalised"),),
+    conditioner=published.RDM768,
     sampling=Sampling(guidance=5.0),
 )
 

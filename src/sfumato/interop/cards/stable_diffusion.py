@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sfumato.conditioners import published
 from sfumato.diffusion.prediction import Prediction
 from sfumato.interop.cards.base import Card, Condition, Family, Sampling, Source, Task, prior
 from sfumato.interop.cards.first_stages import KL_F4_OF_4, KL_F8
@@ -25,7 +26,8 @@ _SD1 = Card(
     image_size=(512, 512),
     scale_factor=0.18215,
     conditions=(_CLIP_L,),
-    sampling=Sampling(guidance=7.5),
+    conditioner=published.SD1,
+    sampling=Sampling("plms", guidance=7.5),
 )
 STABLE_DIFFUSION_1: tuple[Card, ...] = (
     _SD1,
@@ -36,6 +38,8 @@ STABLE_DIFFUSION_1: tuple[Card, ...] = (
         source="runwayml/stable-diffusion/configs/stable-diffusion/v1-inpainting-inference.yaml",
         prior=prior(replace(_UNET_1, concat_channels=5), *_BETAS),
         conditions=(_CLIP_L, _MASKED),
+        conditioner=published.SD1_INPAINTING,
+        sampling=Sampling(guidance=7.5),
     ),
     replace(
         _SD1,
@@ -44,7 +48,8 @@ STABLE_DIFFUSION_1: tuple[Card, ...] = (
         source="timothybrooks/instruct-pix2pix/configs/generate.yaml",
         prior=prior(replace(_UNET_1, concat_channels=4), *_BETAS),
         conditions=(_CLIP_L, Condition(Source.picture, "concat", 4, detail="the mode, without the scale factor")),
-        sampling=Sampling("euler_a", 100, 7.5),
+        conditioner=published.INSTRUCT_PIX2PIX,
+        sampling=Sampling("euler_a", 100, 7.5, spacing=None),
     ),
 )
 
@@ -81,6 +86,7 @@ _SD2 = Card(
     image_size=(512, 512),
     scale_factor=0.18215,
     conditions=(_OPEN_CLIP_H,),
+    conditioner=published.SD2,
     sampling=Sampling(guidance=9.0),
 )
 
@@ -95,6 +101,7 @@ def _unclip(tower: str, dim: int, encoder: str) -> Card:
         prior=prior(replace(_UNET_2, vector_dim=2 * dim), *_BETAS, Prediction.v),
         image_size=(768, 768),
         conditions=(_OPEN_CLIP_H, embedding),
+        conditioner=published.SD2_UNCLIP_H if tower == "h" else published.SD2_UNCLIP_L,
         sampling=Sampling(steps=20, guidance=10.0),
     )
 
@@ -115,6 +122,7 @@ STABLE_DIFFUSION_2: tuple[Card, ...] = (
         source=_yaml_2("v2-inpainting-inference"),
         prior=prior(replace(_UNET_2, concat_channels=5), *_BETAS),
         conditions=(_OPEN_CLIP_H, _MASKED),
+        conditioner=published.SD2_INPAINTING,
         sampling=Sampling(steps=45, guidance=10.0),
     ),
     replace(
@@ -124,6 +132,7 @@ STABLE_DIFFUSION_2: tuple[Card, ...] = (
         source=_yaml_2("v2-midas-inference"),
         prior=prior(replace(_UNET_2, concat_channels=1), *_BETAS),
         conditions=(_OPEN_CLIP_H, Condition(Source.depth, "concat", 1, detail="in [-1, 1], of the latent's size")),
+        conditioner=published.SD2_DEPTH,
     ),
     replace(
         _SD2,
@@ -138,6 +147,7 @@ STABLE_DIFFUSION_2: tuple[Card, ...] = (
             Condition(Source.low_resolution, "concat", 3, detail="noised to the noise level"),
             Condition(Source.noise_level, "vector", 0, vocabulary=1000, detail="350 at most"),
         ),
+        conditioner=published.SD2_X4_UPSCALER,
         sampling=Sampling(steps=75, guidance=10.0),
     ),
     _unclip("h", 1024, "OpenCLIP ViT-H/14"),
@@ -175,7 +185,8 @@ _BASE = Card(
         _POOLED,
         Condition(Source.sizes, "vector", 6 * 256, detail="original size, crop from the top left, target size"),
     ),
-    sampling=Sampling("euler", 50, 6.0),
+    conditioner=published.SDXL_BASE,
+    sampling=Sampling("euler", 50, 6.0, "trailing"),
 )
 SDXL: tuple[Card, ...] = (
     _BASE,
@@ -204,5 +215,6 @@ SDXL: tuple[Card, ...] = (
             _POOLED,
             Condition(Source.sizes, "vector", 5 * 256, detail="original size, crop from the top left, aesthetic score"),
         ),
+        conditioner=published.SDXL_REFINER,
     ),
 )
