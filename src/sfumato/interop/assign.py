@@ -24,10 +24,12 @@ def assign(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    exact: tuple[str, ...] = (),
 ) -> None:
     """Give `module` the tensors of its state dict's names, on `device`.
 
-    Numbers with a point become `dtype`, or the module's own types when it is None; whole numbers keep the module's type.
+    Numbers with a point become `dtype`, or the module's own types when it is None; whole numbers keep the module's type, and
+    so do names that begin with one of `exact`.
     Raises `InputError` that lists the first ten names that are missing, unexpected, of another shape or another kind of
     number; the module is then as it was, as it is when reading fails. `source` names the weights in the message.
     """
@@ -40,7 +42,8 @@ def assign(
     assert not stays, f"buffers outside the state dict must be made off the meta device: {stays[:MOST_SHOWN]}"
     read: dict[str, Tensor] = {}
     for name, place in own.items():
-        kind = dtype if dtype is not None and place.dtype.is_floating_point else place.dtype
+        wanted = dtype is not None and place.dtype.is_floating_point and not name.startswith(exact)
+        kind = dtype if dtype is not None and wanted else place.dtype
         read[name] = tensors[name].read(kind).to(device, kind)
     module.load_state_dict(read, strict=True, assign=True)
 

@@ -206,6 +206,27 @@ class Joined:
         return torch.cat([part.read(dtype) for part in self.parts], self.dim)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A tensor that is in memory already: a view of the mapped file in another form, or a value that was computed."""
+
+    value: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its own type."""
+        return self.value.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.value.shape)
+
+    def read(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor itself where the type is its own."""
+        return self.value if dtype is None or not self.value.is_floating_point() else self.value.to(dtype)
+
+
 class TensorIndex(Mapping[str, TensorEntry]):
     """Entries by name, in the file's order."""
 

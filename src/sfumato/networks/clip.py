@@ -145,6 +145,14 @@ class ClipVision(nn.Module):
         return self.projection(self.body(pixel_values=x).pooler_output)
 
 
+def number_positions(model: nn.Module) -> None:
+    """Give the towers in a model that was built on the meta device the one table that no state dict has: 0, 1, 2, ..."""
+    for tower in model.modules():
+        if isinstance(tower, ClipText | ClipVision):
+            places = tower.body.embeddings.position_ids.shape[-1]
+            tower.body.embeddings.register_buffer("position_ids", torch.arange(places)[None], persistent=False)
+
+
 def clip_pixels(x: Tensor, size: int) -> Tensor:
     """(B, 3, H, W) pixels in [-1, 1] -> (B, 3, size, size), normalised as CLIP's training was.
 
