@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -177,3 +179,30 @@ def picture(model: LatentModel, prepared: Prepared, guidance: float = 2.0) -> Te
 
 def prepared_for(model: LatentModel, given: Any) -> Prepared:
     return model.conditioner.prepare([given])
+
+
+WORDS_OF_BERT = wordpiece.bert_tokenizer([*WORDS, *(f"[unused{i}]" for i in range(30522 - len(WORDS)))]).to_str()
+
+
+def shapes_of(card: Card) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a whole checkpoint of the card, built without memory."""
+    with torch.device("meta"):
+        model = build_model(config_of(card), WORDS_OF_BERT)
+        state = state_of(model, replace(card, scale_factor=1.0))
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def write_hollow(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Path:
+    """A safetensors file of fp16 numbers that takes no room on the disk: all behind its header is a hole."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return path

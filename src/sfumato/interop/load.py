@@ -108,7 +108,8 @@ def load_first_stage(
         raise InputError(f"{checkpoint.path} holds no first stage.")
     if found.kind is Kind.first_stage:
         _check_rest(found.rest, checkpoint)
-    factor = scale_factor or _scale_buffer(checkpoint) or 1.0
+    stored = scale_buffer(checkpoint)
+    factor = scale_factor if scale_factor is not None else 1.0 if stored is None else stored
     with torch.device("meta"):
         model = build_first_stage(found.first_stage)
     keys = compvis.first_stage_keys(found.first_stage).prefixed("", found.first_stage_prefix)
@@ -135,7 +136,8 @@ def conditioner_in(card: Card, names: Mapping[str, Any]) -> ConditionerConfig:
 
 def scale_factor_of(checkpoint: Checkpoint, card: Card) -> float:
     """The file's own where it was measured and stored, else the card's. Raises `InputError` where neither has one."""
-    factor = _scale_buffer(checkpoint) or card.scale_factor
+    stored = scale_buffer(checkpoint)
+    factor = card.scale_factor if stored is None else stored
     if factor is None:
         raise InputError(
             f"{checkpoint.path} has no {compvis.SCALE_FACTOR}; that of {card.name} was measured and is nowhere else: "
@@ -155,7 +157,8 @@ def hash_of(checkpoint: Checkpoint) -> str:
     return file_hash(checkpoint.path)[:10]
 
 
-def _scale_buffer(checkpoint: Checkpoint) -> float | None:
+def scale_buffer(checkpoint: Checkpoint) -> float | None:
+    """The scale factor that was measured and stored in the file, if any."""
     entry = checkpoint.index.get(compvis.SCALE_FACTOR)
     if entry is None or entry.numel != 1:
         return None
@@ -186,14 +189,14 @@ def _conditioner(
     own = [name for name in found.rest if name.startswith(PREFIXES)]
     _check_rest(tuple(name for name in found.rest if name not in set(own)), checkpoint)
     state = from_checkpoint(config, checkpoint.index.read(own), embeddings)
-    used = _places(config, own)
+    used = conditioner_places(config, own)
     _check_rest(
         tuple(n for n in own if not n.startswith((*used, *UNUSED)) and n.split(".")[-1] not in OPENCLIP_UNUSED), checkpoint
     )
     return _held("conditioner.", state)
 
 
-def _places(config: ConditionerConfig, names: list[str]) -> tuple[str, ...]:
+def conditioner_places(config: ConditionerConfig, names: list[str]) -> tuple[str, ...]:
     """Beginnings of the names that `from_checkpoint` looks at, all of which it takes or refuses."""
     parts = [part.conditioner for part in config.parts] if isinstance(config, CompositeConfig) else [config]
     found: list[str] = []
