@@ -21,6 +21,7 @@ from sfumato.cli.evaluate import measure
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
+from sfumato.interop.cards import find_card
 from sfumato.recipes import RECIPES
 from sfumato.training.run import train
 from tiny_models import loaded, text_config, unconditional_config, write_model
@@ -104,6 +105,18 @@ def test_storage(directory, tmp_path):
     assert 20 < found["int8"]["psnr"] < np.inf
 
 
+def test_loading_speed(tmp_path, capsys):
+    found = numbers(script("loading_speed"), tmp_path / "out.json", "--gigabytes=0.05", "--repeats=1", f"--folder={tmp_path}")
+    assert capsys.readouterr().out.count("\n| ") == 5  # header, line, three formats
+    for kind in ("safetensors", "zip", "legacy"):
+        numbers_of = found[kind]
+        assert numbers_of["size"] > found["layers"] * 4 * 2**20
+        assert 0 < numbers_of["median_s"]["open"] < numbers_of["median_s"]["load"] * 2
+        assert 0.9 < numbers_of["peak"]["float32"] < 2
+        assert 0.9 < numbers_of["peak"]["float16"] < 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
 @pytest.mark.parametrize("config", [text_config, unconditional_config], ids=["text", "unconditional"])
 def test_determinism(config, tmp_path, capsys):
     model = write_model(tmp_path / "tiny", config())
@@ -161,6 +174,28 @@ def test_against_diffusers(tmp_path):
     found.pop("machine")
     assert len(found) == 3
     assert all(row["outputs_differ_by"] < 1e-3 and row["ratio"] > 0 for row in found.values())
+
+
+def test_published_parity(tmp_path):
+    pytest.importorskip("diffusers")
+    found = numbers(script("published_parity"), tmp_path / "out.json", "sd2-x4-upscaler", "--quick", "--pixels=32")
+    (row,) = found["models"].values()
+    assert found["against"] == "diffusers"
+    assert all(0 <= row[part] <= 1e-4 for part in ("unet", "encoder", "decoder"))
+    assert row["parameters"] > 10**7
+
+
+def test_published_parity_sees_another_network():
+    pytest.importorskip("diffusers")
+    module = script("published_parity")
+    card = module.narrow(find_card("sd1"))
+    other = module.diffusers_side()
+    wrong = dataclasses.replace(card.unet, num_heads=4)
+    wrong_card = dataclasses.replace(card, prior=dataclasses.replace(card.prior, network=wrong))
+    right_unet = other.unet
+    assert module.measure(card, other, 32)["unet"] <= 1e-4
+    swapped = other._replace(unet=lambda _: right_unet(card))
+    assert module.measure(wrong_card, swapped, 32)["unet"] > 0.1
 
 
 def test_sampling_sweep(directory, tmp_path, monkeypatch, capsys):

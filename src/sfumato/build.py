@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from sfumato.conditioners.base import Conditioner
+from sfumato.conditioners.bert import BertConfig, BertText
+from sfumato.conditioners.class_embedder import ClassEmbedder, ClassEmbedderConfig
+from sfumato.conditioners.clip_text import ClipTexts, ClipTextsConfig
+from sfumato.conditioners.compose import Composite, CompositeConfig, PartConfig
+from sfumato.conditioners.depth import Depth, DepthConfig
+from sfumato.conditioners.image_embedding import ImageEmbedding, ImageEmbeddingConfig
 from sfumato.conditioners.label import ClassLabel, LabelConfig
+from sfumato.conditioners.layout import LayoutBoxes, LayoutConfig
+from sfumato.conditioners.low_resolution import (
+    LowResolution,
+    LowResolutionConfig,
+    NoisedLowResolution,
+    NoisedLowResolutionConfig,
+)
+from sfumato.conditioners.masked import MaskedImageConfig, MaskedLatents
+from sfumato.conditioners.neighbours import Neighbours, NeighboursConfig
 from sfumato.conditioners.none import NoneConfig, Unconditional
+from sfumato.conditioners.picture_latent import PictureLatentConfig, PictureLatents
+from sfumato.conditioners.pictures import Encode
+from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
+from sfumato.conditioners.sizes import SizeNumbers, SizesConfig
 from sfumato.conditioners.text import TextConfig, TextEncoder
 from sfumato.conditioners.tokens import read_tokenizer
+from sfumato.conditioners.wordpiece import bert_tokenizer, find_vocabulary, read_vocabulary
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
+from sfumato.first_stages.vq import VQConfig, VQFirstStage
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 
-FirstStageConfig = KLConfig | IdentityConfig
+FirstStageConfig = KLConfig | VQConfig | IdentityConfig
 PriorConfig = DiffusionConfig
-ConditionerConfig = TextConfig | LabelConfig | NoneConfig
+ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
+TrainedConditionerConfig = TextConfig | LabelConfig | NoneConfig
+"""Those that a training run can have."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,8 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
     match config:
         case KLConfig():
             return KLFirstStage(config)
+        case VQConfig():
+            return VQFirstStage(config)
         case IdentityConfig():
             return IdentityFirstStage(config)
 
@@ -53,9 +81,16 @@ def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
     return DiffusionPrior(config, latent)
 
 
-def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -> Conditioner:
-    """A conditioner with random weights; a text encoder needs the JSON of its tokenizer."""
+def build_conditioner(
+    config: ConditionerConfig, tokenizer: str | None = None, encode: Encode | None = None
+) -> Conditioner[Any, Any]:
+    """A conditioner with random weights; a text encoder needs the JSON of its tokenizer, a masked picture the first stage.
+
+    Without a JSON, BERT's vocabulary is looked for in the hub's cache; CLIP's tokenizer ships with the package.
+    """
     match config:
+        case CompositeConfig():
+            return Composite({part.name: build_conditioner(part.conditioner, tokenizer, encode) for part in config.parts})
         case TextConfig():
             if tokenizer is None:
                 raise InputError("a text conditioner needs its tokenizer (tokenizer.json), and none was given.")
@@ -64,10 +99,61 @@ def build_conditioner(config: ConditionerConfig, tokenizer: str | None = None) -
             return ClassLabel(config)
         case NoneConfig():
             return Unconditional(config)
+        case BertConfig():
+            words = None if tokenizer else read_vocabulary(find_vocabulary())
+            return BertText(config, bert_tokenizer(words) if words else read_tokenizer(tokenizer or ""))
+        case MaskedImageConfig():
+            if encode is None:
+                raise InputError("a conditioner of masked pictures needs the first stage's encoder, and none was given.")
+            return MaskedLatents(config, encode)
+        case PictureLatentConfig():
+            if encode is None:
+                raise InputError("a conditioner of a picture's latents needs the first stage's encoder, and none was given.")
+            return PictureLatents(config, encode)
+        case _:
+            return _of_own_parts(config)
+
+
+def _of_own_parts(config: PartConfig) -> Conditioner[Any, Any]:
+    """The conditioners that need nothing but their config."""
+    match config:
+        case ClassEmbedderConfig():
+            return ClassEmbedder(config)
+        case LayoutConfig():
+            return LayoutBoxes(config)
+        case ClipTextsConfig():
+            return ClipTexts(config)
+        case SizesConfig():
+            return SizeNumbers(config)
+        case SegmentationConfig():
+            return SegmentationMap(config)
+        case LowResolutionConfig():
+            return LowResolution(config)
+        case NoisedLowResolutionConfig():
+            return NoisedLowResolution(config)
+        case DepthConfig():
+            return Depth(config)
+        case ImageEmbeddingConfig():
+            return ImageEmbedding(config)
+        case NeighboursConfig():
+            return Neighbours(config)
+        case _:
+            raise AssertionError(config)
+
+
+def encoder_of(first_stage: FirstStage) -> Encode:
+    """Pixels -> the most likely latents in unit scale, as a plain function: a conditioner that holds it owns no weights."""
+
+    def encode(x: Tensor) -> Tensor:
+        last = first_stage.last_layer
+        return first_stage.posterior(x if last is None else x.to(last.dtype)).mode()
+
+    return encode
 
 
 def build_model(config: ModelConfig, tokenizer: str | None = None) -> LatentModel:
     """A whole model with random weights."""
     first_stage = build_first_stage(config.first_stage)
     prior = build_prior(config.prior, first_stage)
-    return LatentModel(first_stage, prior, build_conditioner(config.conditioner, tokenizer), config.image_size)
+    conditioner = build_conditioner(config.conditioner, tokenizer, encoder_of(first_stage))
+    return LatentModel(first_stage, prior, conditioner, config.image_size)

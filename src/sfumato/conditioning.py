@@ -16,7 +16,7 @@ class Conditioning:
     context: (B, L, D) tokens for cross-attention.
     mask: (B, L) bool, True where a context token counts.
     concat: (B, C, h, w) maps concatenated to the latent.
-    vector: (B, D) added to the timestep embedding.
+    vector: (B, D) added to the timestep embedding, or (B,) whole numbers whose embeddings the network looks up and adds.
     """
 
     context: Tensor | None = None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.conditioners.base import Conditioner
+from sfumato.conditioners.base import Conditioner, Prepared
 from sfumato.first_stages.base import FirstStage
 from sfumato.latent import Grid
 from sfumato.noise import NoiseSource
@@ -22,7 +22,9 @@ from sfumato.priors.base import Loss, Prior
 class LatentModel(nn.Module):
     """A whole image generator. `image_size` is the (height, width) it was trained at, in pixels."""
 
-    def __init__(self, first_stage: FirstStage, prior: Prior[Any], conditioner: Conditioner, image_size: tuple[int, int]):
+    def __init__(
+        self, first_stage: FirstStage, prior: Prior[Any], conditioner: Conditioner[Any, Any], image_size: tuple[int, int]
+    ):
         super().__init__()
         self.first_stage = first_stage
         self.prior = prior
@@ -42,13 +44,13 @@ class LatentModel(nn.Module):
         """Latents in unit scale -> (B, C, H, W) pixels, not clipped."""
         return self.first_stage.decode(z)
 
-    def loss(self, z: Tensor, prepared: Tensor, rng: torch.Generator | None = None) -> Loss:
+    def loss(self, z: Tensor, prepared: Prepared, rng: torch.Generator | None = None) -> Loss:
         """Training loss of the prior and the conditioner together, for latents z and prepared inputs."""
         return self.prior.loss(z, self.conditioner(prepared), rng)
 
     @torch.no_grad()
     def sample(
-        self, prepared: Tensor, settings: Any, noise: NoiseSource, guidance: float = 1.0, negative: Tensor | None = None
+        self, prepared: Prepared, settings: Any, noise: NoiseSource, guidance: float = 1.0, negative: Prepared | None = None
     ) -> Tensor:
         """Pictures (B, C, H, W) of the trained size, about [-1, 1], for prepared inputs (B, ...)."""
         twins = self.conditioner.twins(prepared, guidance, negative)

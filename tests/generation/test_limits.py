@@ -14,7 +14,7 @@ from PIL import ImageColor
 
 from sfumato.cli import generate as cli
 from sfumato.errors import InputError
-from sfumato.generation.limits import LIMITS, SAMPLER_NAMES, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import LIMITS, SAMPLER_ALIASES, SAMPLER_NAMES, number_from_text, shorten, size_from_text
 from sfumato.generation.request import Draft, Request
 from sfumato.noise import MAX_SEED
 from sfumato.samplers import DISPLAY_NAMES, SAMPLERS
@@ -249,6 +249,13 @@ def test_tables_agree_with_the_samplers() -> None:
     assert SAMPLER_NAMES == DISPLAY_NAMES
     assert set(SAMPLER_NAMES) == set(SAMPLERS)
     assert LIMITS.max_seed == MAX_SEED
+
+
+def test_names_of_other_programs_become_ours() -> None:
+    assert LIMITS.sampler("euler_ancestral") == "euler_a"
+    assert set(SAMPLER_ALIASES.values()) <= set(SAMPLERS)
+    assert not set(SAMPLER_ALIASES) & set(SAMPLERS)
+    assert Draft(("cat",), sampler="uni_pc").sampler == "unipc"
 
 
 @given(st.text())

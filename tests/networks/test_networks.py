@@ -31,6 +31,13 @@ FULL = UNetConfig(
     linear_projection=True,
     qk_norm=True,
 )
+SDXL_LIKE = UNetConfig(
+    4, 4, 48, (1, 2, 4), 1, attention_factors=(2, 4), transformer_depth=(0, 1, 3), context_dim=10, vector_dim=6, head_channels=8
+)
+UPSCALER_LIKE = UNetConfig(
+    4, 4, 48, (1, 2, 2), 1, attention_factors=(2, 4), context_dim=10, concat_channels=3, num_classes=7, head_channels=8,
+    disable_self_attentions=(True, True, False),
+)  # fmt: skip
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -129,6 +136,31 @@ def test_unet_listens_to_each_slot(slot):
         unet(x, time, Conditioning(**slots | {slot: None}))
 
 
+def test_transformer_depth_is_by_level_and_the_last_is_the_middles():
+    with torch.device("meta"):
+        depths = [len(t.blocks) for t in UNet(SDXL_LIKE).transformers()]
+    assert depths == [1, 3, 3, 3, 3, 1, 1]  # one block down, the middle, two blocks up at each level
+
+
+def test_disabled_self_attention_reads_the_context():
+    with torch.device("meta"):
+        sources = [t.blocks[0].attn1.to_k.in_features for t in UNet(UPSCALER_LIKE).transformers()]
+    assert sources == [10, 96, 96, 96, 96, 10, 10]  # the smallest size and the middle keep theirs
+
+
+@torch.no_grad()
+def test_classes_are_looked_up_and_added():
+    unet = shake(UNet(UPSCALER_LIKE)).eval()
+    x, time = torch.randn(2, 4, 8, 8, generator=rng()), torch.tensor([3, 950])
+    slots = {"context": torch.randn(2, 5, 10, generator=rng(1)), "concat": torch.randn(2, 3, 8, 8, generator=rng(2))}
+    first, last = (unet(x, time, Conditioning(vector=torch.tensor(k), **slots)) for k in ([2, 2], [2, 5]))
+    torch.testing.assert_close(first[0], last[0])
+    assert not torch.allclose(first[1], last[1], atol=1e-4)
+    with torch.no_grad():
+        unet.label_embed.weight[5] = unet.label_embed.weight[2]
+    torch.testing.assert_close(unet(x, time, Conditioning(vector=torch.tensor([2, 5]), **slots)), first)
+
+
 @torch.no_grad()
 def test_unet_compiles_in_one_graph():
     config = dataclasses.replace(FULL, attention_factors=(), transformer_depth=1)  # attention stays in the middle
@@ -146,6 +178,14 @@ def test_unet_compiles_in_one_graph():
         ({"attention_factors": (16,)}, r"\[1, 2, 4, 8\]"),
         ({"num_res_blocks": 0}, "1 or more"),
         ({"multipliers": ()}, "multipliers"),
+        ({"transformer_depth": 0}, "transformer_depth is 0"),
+        ({"transformer_depth": (1, 2)}, "one for all levels, or 4"),
+        ({"transformer_depth": (0, 0, 1, 1)}, "transformer_depth is 0 at level 1"),
+        ({"transformer_depth": (0, 1, 1, 0), "attention_factors": (2, 4)}, "transformer_depth is 0 at level 3"),
+        ({"disable_self_attentions": (True,), "context_dim": 8}, "one a level"),
+        ({"disable_self_attentions": (True, False, False, False)}, "context_dim"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": 10, "vector_dim": 4}, "give one"),
     ],
 )
 def test_unet_config_refuses(fields, words):
@@ -155,7 +195,14 @@ def test_unet_config_refuses(fields, words):
 
 @pytest.mark.parametrize(
     "config",
-    [FULL, AutoencoderConfig(multipliers=(1, 2)), PatchGANConfig(norm="group"), TextTransformerConfig(300, 32, 2)],
+    [
+        FULL,
+        SDXL_LIKE,
+        UPSCALER_LIKE,
+        AutoencoderConfig(multipliers=(1, 2)),
+        PatchGANConfig(norm="group"),
+        TextTransformerConfig(300, 32, 2),
+    ],
 )
 def test_configs_survive_json(config):
     assert configs.from_dict(type(config), configs.to_dict(config)) == config

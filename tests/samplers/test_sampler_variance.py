@@ -9,7 +9,7 @@ from oracles import GaussianData
 from sfumato.diffusion.grids import times
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.noise import PictureNoise, SharedNoise
-from sfumato.samplers import DDIM, DDPM, SAMPLERS, DPMSolverPP2M, EulerAncestral, Heun, Variance, run
+from sfumato.samplers import DDIM, DDPM, SAMPLERS, DPMSolverPP2M, DPMSolverPPSDE, EulerAncestral, Heun, Variance, run
 
 STOCHASTIC = [
     DDPM(),
@@ -18,6 +18,7 @@ STOCHASTIC = [
     DDIM(eta=1.0),
     EulerAncestral(),
     DPMSolverPP2M(stochastic=True),
+    DPMSolverPPSDE(),
 ]
 every = pytest.mark.parametrize("sampler", STOCHASTIC, ids=lambda s: f"{type(s).__name__}-{STOCHASTIC.index(s)}")
 CONFIGS = [ScheduleConfig(), ScheduleConfig(ScheduleName.rectified), ScheduleConfig(zero_terminal_snr=True)]
@@ -45,7 +46,7 @@ class Impulses:
 
 def exact_std(sampler, schedule, plan, data: GaussianData) -> float:
     """Standard deviation of the sampler's output: the best denoiser of Gaussian data around 0 is linear in x_t."""
-    x = torch.zeros(1, len(plan) + 1, dtype=torch.float64)
+    x = torch.zeros(1, 2 * len(plan), dtype=torch.float64)
     x[0, 0] = data.moments(schedule, float(plan[0]))[1]
     return run(sampler, schedule, plan, x, Impulses(), data.denoiser(schedule)).square().sum().sqrt().item()
 
@@ -57,7 +58,7 @@ def test_the_variance_converges_at_the_order_of_the_method(sampler, config):
     _, expected = data.moments(schedule, 0.05)
     plans = [torch.linspace(1, 0.05, num + 1, dtype=torch.float64) for num in (80, 160, 320)]
     errors = [abs(exact_std(sampler, schedule, plan, data) / expected - 1) for plan in plans]
-    order = 2 if isinstance(sampler, DPMSolverPP2M) else 1
+    order = 2 if isinstance(sampler, DPMSolverPP2M | DPMSolverPPSDE) else 1
     assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.15), errors
     assert errors[2] < (0.01 if order == 1 else 0.001)
 
@@ -118,7 +119,7 @@ def test_a_picture_does_not_depend_on_its_batch(sampler):
     assert not torch.equal(together[0], together[1])
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if n in ("ddim", "euler", "heun", "dpmpp_2m")])
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n in ("ddim", "euler", "heun", "dpmpp_2m", "plms", "lms", "unipc")])
 def test_flow_samplers_draw_no_noise(name):
     def forbidden(like):
         raise AssertionError("a deterministic sampler asked for noise")

@@ -41,7 +41,7 @@ class LabelConfig:
             raise InputError(f"class labels: dim is {self.dim}, expected 1 or more.")
 
 
-class ClassLabel(Conditioner):
+class ClassLabel(Conditioner[str, Tensor]):
     """An embedding table of K + 1 rows; the last is the null class."""
 
     def __init__(self, config: LabelConfig):

@@ -20,7 +20,7 @@ class NoneConfig:
     kind: ClassVar[str] = "none"
 
 
-class Unconditional(Conditioner):
+class Unconditional(Conditioner[str, Tensor]):
     """Counts its inputs and ignores what they say."""
 
     def __init__(self, config: NoneConfig | None = None):

@@ -61,7 +61,7 @@ class TextConfig:
         )
 
 
-class TextEncoder(Conditioner):
+class TextEncoder(Conditioner[str, Tensor]):
     """Prompts of any text. What does not fit in `length` tokens is cut at the end; `count_truncated` counts such prompts."""
 
     def __init__(self, config: TextConfig, tokenizer: Tokenizer):

@@ -16,6 +16,8 @@ from sfumato.diffusion import prediction as predictions
 from sfumato.diffusion.prediction import Prediction, rows
 from sfumato.diffusion.schedule import Schedule
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Denoised:
@@ -45,7 +47,10 @@ class Denoiser(nn.Module):
         return Denoised(predictions.to_x0(self.prediction, output, _at_least_fp32(x_t), alpha, sigma))
 
     def output(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The network's raw output, in the space of `target`."""
+        """The network's raw output, in the space of `target`. A network in half precision is given its own type."""
+        kind = next((p.dtype for p in self.network.parameters()), x_t.dtype)
+        if kind in HALVES and x_t.dtype != kind:
+            x_t, cond = x_t.to(kind), cond.to(dtype=kind)
         result: Tensor = self.network(x_t, self.schedule.network_time(t), cond)
         return result
 

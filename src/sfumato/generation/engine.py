@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.conditioners.base import Prepared
 from sfumato.errors import MachineError, SfumatoError
 from sfumato.first_stages.base import Decoder
 from sfumato.generation.limits import WHITE
 from sfumato.generation.pixels import to_bytes, to_pictures, to_previews
 from sfumato.generation.request import Picture, Request
+from sfumato.generation.tiling import TILING, Tiling, decode
 from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
 
@@ -41,10 +43,11 @@ class Progress:
     z_0: Tensor
     first_stage: Decoder
     background: str = WHITE
+    tiling: Tiling | None = TILING
 
     def decode(self) -> list[Image.Image]:
         """The estimates as pictures of full size, on the request's background."""
-        return to_pictures(self.first_stage.decode(self.z_0), self.background)
+        return to_pictures(decode(self.first_stage, self.z_0, self.tiling), self.background)
 
     def previews(self) -> list[Image.Image]:
         """Small pictures by the first stage's linear preview map, on white; where it has none, full ones."""
@@ -65,12 +68,18 @@ class Made:
 
 
 def run(
-    model: LatentModel, request: Request, settings: Any, device: torch.device, on_step: OnStep | None = None
+    model: LatentModel,
+    request: Request,
+    settings: Any,
+    device: torch.device,
+    on_step: OnStep | None = None,
+    tiling: Tiling | None = TILING,
 ) -> Iterator[Made]:
     """Make the request's pictures in order, each as soon as it is done.
 
-    `settings` are the sampling settings of the model's prior. Raises `NotFiniteError`, `MachineError` (out of memory),
-    `InputError` (a prompt that the model does not know); an exception in `on_step` stops the run.
+    `settings` are the sampling settings of the model's prior; `tiling` says which pictures are decoded in tiles. Raises
+    `NotFiniteError`, `MachineError` (out of memory), `InputError` (a prompt that the model does not know); an exception in
+    `on_step` stops the run.
     """
     size = chunk_size(request, device)
     pictures = request.pictures()
@@ -78,7 +87,7 @@ def run(
         chunk = tuple(pictures[first : first + size])
         try:
             with _full_precision(device):
-                made = _make(model, chunk, request, settings, on_step)
+                made = _make(model, chunk, request, settings, on_step, tiling)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -100,7 +109,12 @@ def _full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 @torch.inference_mode()
 def _make(
-    model: LatentModel, chunk: tuple[Picture, ...], request: Request, settings: Any, on_step: OnStep | None
+    model: LatentModel,
+    chunk: tuple[Picture, ...],
+    request: Request,
+    settings: Any,
+    on_step: OnStep | None,
+    tiling: Tiling | None,
 ) -> list[Made]:
     prepared, negative = _inputs(model, chunk, request)
     twins = model.conditioner.twins(prepared, request.guidance, negative)
@@ -112,22 +126,23 @@ def _make(
         if z.device.type == "cpu":  # a GPU would have to wait for the answer; there the last step tells
             _check_finite(z, chunk, number, step.total)
         if on_step is not None:
-            on_step(Progress(chunk, number, step.total, step.z_0, model.first_stage, request.background))
+            on_step(Progress(chunk, number, step.total, step.z_0, model.first_stage, request.background, tiling))
     assert z is not None, "a prior yields at least one step"
     _check_finite(z, chunk, number, number)
-    x = model.decode(z)  # (B, C, H, W)
+    x = decode(model.first_stage, z, tiling)  # (B, C, H, W)
     _check_finite(x, chunk, number, number)
     images = to_pictures(x, request.background)
     return [Made(*one) for one in zip(chunk, to_bytes(x).cpu(), images, strict=True)]
 
 
-def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Tensor, Tensor | None]:
+def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Prepared, Prepared | None]:
     """The chunk's prompts and negative prompts as the conditioner's tensors, on its device."""
     device = next(model.parameters()).device
-    prepared = model.conditioner.prepare([picture.prompt for picture in chunk]).to(device)
+    conditioner, size = model.conditioner, (request.height, request.width)
+    prepared = conditioner.prepare([conditioner.from_prompt(picture.prompt, size) for picture in chunk]).to(device)
     if request.negative is None or request.guidance == 1.0:
         return prepared, None
-    return prepared, model.conditioner.prepare([request.negative] * len(chunk)).to(device)
+    return prepared, conditioner.prepare([request.negative] * len(chunk)).to(device)
 
 
 def _check_finite(values: Tensor, chunk: tuple[Picture, ...], step: int, total: int) -> None:

@@ -31,7 +31,14 @@ SAMPLER_NAMES = {
     "euler_a": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "plms": "PLMS",
+    "lms": "LMS",
+    "unipc": "UniPC",
 }
+
+# What other programs call the same samplers.
+SAMPLER_ALIASES = {"euler_ancestral": "euler_a", "uni_pc": "unipc", "pndm": "plms"}
 
 WHITE, TRANSPARENT = "white", "transparent"
 """Backgrounds with a name of their own; every other one is #rrggbb."""
@@ -86,9 +93,10 @@ class Limits:
         return side
 
     def sampler(self, value: object) -> str:
-        """The name of a sampler."""
+        """The name of a sampler; names that other programs have for one become ours."""
         if not isinstance(value, str):
             raise InputError(f"sampler: got {shorten(value)}, expected one of {', '.join(SAMPLER_NAMES)}.")
+        value = SAMPLER_ALIASES.get(value, value)
         if value not in SAMPLER_NAMES:
             raise unknown("sampler", value if len(value) <= SHOWN else value[:SHOWN] + "...", SAMPLER_NAMES)
         return value

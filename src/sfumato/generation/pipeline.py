@@ -18,6 +18,7 @@ from sfumato.generation.limits import WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
+from sfumato.generation.tiling import TILING, Tiling
 from sfumato.io.pretrained import LoadedModel, load_pretrained
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
@@ -26,10 +27,14 @@ from sfumato.samplers import SAMPLERS
 
 
 class Pipeline:
-    """A loaded model on a device. `model` is the `LatentModel`, `name` and `hash` are written into pictures."""
+    """A loaded model on a device. `model` is the `LatentModel`, `name` and `hash` are written into pictures.
 
-    def __init__(self, loaded: LoadedModel, device: torch.device):
+    `tiling` says from which size on pictures are decoded in tiles (`sfumato.generation.tiling`); None never.
+    """
+
+    def __init__(self, loaded: LoadedModel, device: torch.device, tiling: Tiling | None = TILING):
         self.loaded = loaded
+        self.tiling = tiling
         self.device = device
         self.model: LatentModel = loaded.model
         self.name = loaded.name
@@ -82,7 +87,7 @@ class Pipeline:
 
     def stream(self, request: Request, on_step: OnStep | None = None) -> Iterator[Made]:
         """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`."""
-        for made in run(self.model, request, self.settings(request), self.device, on_step):
+        for made in run(self.model, request, self.settings(request), self.device, on_step, self.tiling):
             made.image.info.update(self.parameters(request, made.picture).to_info())
             yield made
 

@@ -99,7 +99,7 @@ def save_pretrained(
     """Write a model directory, whole or not at all. Statistics stay in fp32 in every `storage`."""
     tokenizer = getattr(model.conditioner, "tokenizer_json", None)
     with new_directory(directory) as folder:
-        save_weights(folder / WEIGHTS, pack(model.state_dict(), storage, _EXACT))
+        save_weights(folder / WEIGHTS, pack(model.state_dict(), storage, _exact(model)))
         settings = {
             "format": FORMAT,
             "name": name,
@@ -107,12 +107,15 @@ def save_pretrained(
             "sampling": to_dict(defaults or SamplingDefaults()),
         }
         write_json(folder / CONFIG, settings)
-        if tokenizer is not None:
-            write_bytes(folder / TOKENIZER, tokenizer().encode())
+        if tokenizer is not None and (text := tokenizer()) is not None:
+            write_bytes(folder / TOKENIZER, text.encode())
         write_bytes(folder / CARD, card.encode())
 
 
-_EXACT = ("first_stage.shift", "first_stage.scale", "first_stage.preview")
+def _exact(model: LatentModel) -> tuple[str, ...]:
+    """Beginnings of the names of statistics: the first stage's, and every buffer of the conditioner."""
+    own = (f"conditioner.{name}" for name, _ in model.conditioner.named_buffers())
+    return ("first_stage.shift", "first_stage.scale", "first_stage.preview", *own)
 
 
 def read_config(path: Path) -> tuple[ModelConfig, SamplingDefaults, str]:
@@ -153,7 +156,7 @@ def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage)
     """
     loaded = load_pretrained(name_or_path)
     with new_directory(target) as folder:
-        save_weights(folder / WEIGHTS, pack(loaded.model.state_dict(), storage, _EXACT))
+        save_weights(folder / WEIGHTS, pack(loaded.model.state_dict(), storage, _exact(loaded.model)))
         for name in (CONFIG, TOKENIZER, CARD):
             if (loaded.path / name).is_file():
                 write_bytes(folder / name, (loaded.path / name).read_bytes())

@@ -77,19 +77,23 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """x += self-attention(norm x); x += cross-attention(norm x, context); x += feed-forward(norm x).
 
-    Without `context_dim` the second attention is self-attention too, as published for empty contexts.
+    Without `context_dim` the second attention is self-attention too, as published for empty contexts. `cross_only` turns
+    the first into cross-attention as well: its keys and values come from the context.
     """
 
-    def __init__(self, dim: int, heads: int, head_dim: int, context_dim: int | None, qk_norm: bool = False):
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, context_dim: int | None, qk_norm: bool = False, cross_only: bool = False
+    ):
         super().__init__()
+        self.cross_only = cross_only
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn1 = Attention(dim, heads, head_dim, qk_norm=qk_norm)
+        self.attn1 = Attention(dim, heads, head_dim, context_dim if cross_only else None, qk_norm=qk_norm)
         self.attn2 = Attention(dim, heads, head_dim, context_dim, qk_norm=qk_norm)
         self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim), (B, L, context_dim), (B, L) -> (B, N, dim)."""
-        x = x + self.attn1(self.norm1(x))
+        x = x + (self.attn1(self.norm1(x), context, mask) if self.cross_only else self.attn1(self.norm1(x)))
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
 
@@ -110,13 +114,16 @@ class SpatialTransformer(nn.Module):
         context_dim: int | None,
         linear: bool = False,
         qk_norm: bool = False,
+        cross_only: bool = False,
     ):
         super().__init__()
         inner = heads * head_dim
         self.linear = linear
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in: nn.Module = nn.Linear(channels, inner) if linear else nn.Conv2d(channels, inner, 1)
-        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, head_dim, context_dim, qk_norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(inner, heads, head_dim, context_dim, qk_norm, cross_only) for _ in range(depth)
+        )
         self.proj_out: nn.Module = zero(nn.Linear(inner, channels) if linear else nn.Conv2d(inner, channels, 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

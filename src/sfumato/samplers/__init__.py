@@ -4,7 +4,10 @@ from sfumato.samplers.base import Sampler, Stepper, run
 from sfumato.samplers.ddim import DDIM, Euler, EulerAncestral
 from sfumato.samplers.ddpm import DDPM, Variance
 from sfumato.samplers.dpm import DPMSolverPP2M
+from sfumato.samplers.dpm_sde import DPMSolverPPSDE
 from sfumato.samplers.heun import Heun
+from sfumato.samplers.plms import LMS, PLMS, PLMSStart
+from sfumato.samplers.unipc import BH, UniPC
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": DDPM(),
@@ -14,6 +17,10 @@ SAMPLERS: dict[str, Sampler] = {
     "euler_a": EulerAncestral(),
     "dpmpp_2m": DPMSolverPP2M(),
     "dpmpp_2m_sde": DPMSolverPP2M(stochastic=True),
+    "dpmpp_sde": DPMSolverPPSDE(),
+    "plms": PLMS(),
+    "lms": LMS(),
+    "unipc": UniPC(),
 }
 """The samplers that a user can name, in their usual settings."""
 
@@ -25,20 +32,30 @@ DISPLAY_NAMES: dict[str, str] = {
     "euler_a": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "plms": "PLMS",
+    "lms": "LMS",
+    "unipc": "UniPC",
 }
 """What A1111-style tools call them in a picture's metadata."""
 
 __all__ = [
+    "BH",
     "DDIM",
     "DDPM",
     "DISPLAY_NAMES",
+    "LMS",
+    "PLMS",
     "SAMPLERS",
     "DPMSolverPP2M",
+    "DPMSolverPPSDE",
     "Euler",
     "EulerAncestral",
     "Heun",
+    "PLMSStart",
     "Sampler",
     "Stepper",
+    "UniPC",
     "Variance",
     "run",
 ]

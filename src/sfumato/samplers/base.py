@@ -12,6 +12,7 @@ schedules, 1, at every t). k-diffusion's own first scale, x / alpha = (sigma / a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from typing import Protocol
 
@@ -68,6 +69,17 @@ def points(schedule: Schedule, times: Tensor) -> list[Point]:
     assert len(times) >= 2, "a plan of times has at least a start and an end"
     alpha, sigma = schedule(times.to("cpu", torch.float64))
     return list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+
+
+def scales(schedule: Schedule, times: Tensor, largest_ratio: float) -> list[Point]:
+    """(n, sigma) at every time of a plan, for methods that walk on y = x / n over p = sigma / n.
+
+    n = alpha (dy/dp = eps) where sigma/alpha is at most `largest_ratio` all along the schedule, else n = alpha + sigma
+    (dy/dp = eps - x_0, p <= 1), which alone is defined where alpha = 0.
+    """
+    ratio = float(schedule.sigma_ratio(torch.ones((), dtype=torch.float64)))
+    flow = ratio > largest_ratio or math.isinf(ratio)
+    return [(alpha + sigma if flow else alpha, sigma) for alpha, sigma in points(schedule, times)]
 
 
 def clocks(times: Tensor, x: Tensor) -> list[Tensor]:

@@ -15,13 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.schedule import Schedule
 from sfumato.noise import NoiseSource
-from sfumato.samplers.base import Stepper, clocks, points
+from sfumato.samplers.base import Stepper, clocks, scales
 
 LARGEST_RATIO = 50.0
 """sigma/alpha at t = 1 up to which steps are taken in sigma/alpha."""
@@ -29,9 +28,11 @@ LARGEST_RATIO = 50.0
 
 @dataclass(frozen=True)
 class Heun:
-    """Two calls a step, one in the last."""
+    """Two calls a step, one in the last. `largest_ratio`: up to which sigma/alpha steps are taken in it; infinite for
+    k-diffusion's steps under every schedule whose ratio is finite."""
 
     spacing: Spacing = Spacing.linspace
+    largest_ratio: float = LARGEST_RATIO
 
     def num_calls(self, num_steps: int) -> int:
         """2N - 1."""
@@ -39,9 +40,7 @@ class Heun:
 
     def steps(self, schedule: Schedule, times: Tensor, x: Tensor, noise: NoiseSource) -> Stepper:
         """See `Sampler.steps`."""
-        stops, clock = points(schedule, times), clocks(times, x)
-        flow = float(schedule.sigma_ratio(torch.ones((), dtype=torch.float64))) > LARGEST_RATIO
-        plan = [(alpha + sigma if flow else alpha, sigma) for alpha, sigma in stops]  # (n, sigma)
+        plan, clock = scales(schedule, times, self.largest_ratio), clocks(times, x)
         last = len(plan) - 2
         for i, ((n_t, sigma_t), (n_s, sigma_s)) in enumerate(pairwise(plan)):
             move = sigma_s / n_s - sigma_t / n_t

@@ -10,6 +10,7 @@ from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.io.pretrained import find_model
 from sfumato.networks.patchgan import PatchGANConfig
+from sfumato.networks.unet import UNetConfig
 from sfumato.training.config import FirstStageLossConfig, RunConfig
 from sfumato.training.sampler import settings_of
 
@@ -23,6 +24,11 @@ def check(config: RunConfig) -> None:
         raise InputError(
             f"data.size is {size}: expected a multiple of {whole}, since the first stage shrinks by {factor} and the "
             f"prior's network by {prior.network.factor} more; {max(whole, size // whole * whole)} would do."
+        )
+    if isinstance(prior.network, UNetConfig) and prior.network.num_classes is not None:
+        raise InputError(
+            f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
+            "training; set it to null."
         )
     if isinstance(first.model, KLConfig):
         _check_loss(first.loss, size)

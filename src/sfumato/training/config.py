@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sfumato.build import ConditionerConfig, FirstStageConfig, PriorConfig
+from sfumato.build import FirstStageConfig, PriorConfig, TrainedConditionerConfig
 from sfumato.data.decode import MAX_SIDE
 from sfumato.errors import InputError
 from sfumato.generation.limits import shorten
@@ -145,7 +145,7 @@ class PriorRun:
     """
 
     model: PriorConfig
-    conditioner: ConditionerConfig
+    conditioner: TrainedConditionerConfig
     condition: Literal["auto", "text", "class", "none"] = "auto"
     train: OptimConfig = field(default_factory=OptimConfig)
     dropout: float = 0.1

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.build import ConditionerConfig, FirstStageConfig
+from sfumato.build import FirstStageConfig, TrainedConditionerConfig
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.none import NoneConfig
@@ -24,6 +24,7 @@ from sfumato.data.split import split
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import DataConfig, RunConfig
 
@@ -136,18 +137,22 @@ def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageCon
             )
         case IdentityConfig(image_channels=given):
             name, fitting = "first_stage.model.image_channels", IdentityConfig(channels)
+        case VQConfig():
+            raise InputError(
+                "first_stage.model.kind is vq, which this release runs but does not train; expected kl or identity."
+            )
     if given not in (IdentityConfig().image_channels, channels):
         raise InputError(f"data.channels is {channels}, but {name} is {given}; set data.channels alone, the other follows.")
     return fitting
 
 
 def _latent_channels(first_stage: FirstStageConfig) -> int:
-    if isinstance(first_stage, KLConfig):
-        return first_stage.embed_channels or first_stage.network.latent_channels
-    return first_stage.image_channels
+    if isinstance(first_stage, IdentityConfig):
+        return first_stage.image_channels
+    return first_stage.embed_channels or first_stage.network.latent_channels
 
 
-def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
+def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "none"]:
     match conditioner:
         case TextConfig():
             return "text"
@@ -157,7 +162,7 @@ def _name(conditioner: ConditionerConfig) -> Literal["text", "class", "none"]:
             return "none"
 
 
-def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> ConditionerConfig:
+def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> TrainedConditionerConfig:
     """Text where there are captions, else classes, else nothing; or what `condition` asks for.
 
     With classes `by_folder` the captions are only the folders' names, and "auto" takes the classes.
@@ -181,7 +186,7 @@ def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -
     return NoneConfig()
 
 
-def prepared_conditions(conditioner: Conditioner, data: ImageDataset) -> tuple[Tensor, Tensor]:
+def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDataset) -> tuple[Tensor, Tensor]:
     """Every picture's conditions (N, V, ...) and how many of its V variants count (N,)."""
     inputs = [conditions_of(conditioner, data, i) for i in range(len(data))]
     counts = torch.tensor([len(v) for v in inputs])
@@ -208,7 +213,7 @@ def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor |
     return (weights / weights.sum()).float()
 
 
-def conditions_of(conditioner: Conditioner, data: ImageDataset, index: int) -> list[str]:
+def conditions_of(conditioner: Conditioner[str, Tensor], data: ImageDataset, index: int) -> list[str]:
     """The variants of one picture's input, at least one."""
     if isinstance(conditioner, TextEncoder):
         return list(data.captions(index))

@@ -16,6 +16,9 @@ from sfumato.training.config import OptimConfig
 CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps")
 """Fields that do not make a stage another one. More steps go on from where it stopped."""
 
+ADDED: dict[str, dict[str, Any]] = {"unet": {"disable_self_attentions": [], "num_classes": None}}
+"""By `kind`, fields that configs got after runs had been made without them, and the values that mean the same as none."""
+
 
 def key(*parts: Any) -> str:
     """A short hash of configs and keys of earlier stages."""
@@ -24,10 +27,20 @@ def key(*parts: Any) -> str:
 
 
 def _plain(part: Any) -> Any:
-    data = to_dict(part)
+    data = _as_ever(to_dict(part))
     if isinstance(part, OptimConfig):
         return {k: v for k, v in data.items() if k not in CADENCE}
     return data
+
+
+def _as_ever(data: Any) -> Any:
+    """A config as it was written before the fields of `ADDED`, so that older runs are not made again."""
+    if isinstance(data, list):
+        return [_as_ever(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    added = ADDED.get(str(data.get("kind")), {})
+    return {name: _as_ever(value) for name, value in data.items() if name not in added or value != added[name]}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sfumato.conditioners.base import Conditioner
@@ -24,7 +24,7 @@ class DiffusionTask(Task):
 
     name = "prior"
 
-    def __init__(self, prior: DiffusionPrior, conditioner: Conditioner, source: LatentSource, dropout: float):
+    def __init__(self, prior: DiffusionPrior, conditioner: Conditioner[str, Tensor], source: LatentSource, dropout: float):
         self.prior, self.conditioner, self.source, self.dropout = prior, conditioner, source, dropout
 
     def modules(self) -> Mapping[str, nn.Module]:

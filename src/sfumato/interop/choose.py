@@ -1,0 +1,183 @@
+"""Which published model a checkpoint is, where its tensors alone leave that open.
+
+Shapes name one card or several (`recognise`); prediction, betas, size and scale leave no trace in them. In this order: the
+caller says it; the yaml beside the file or the notes inside it say it; the cards are the same but for their names; the file's
+or its folder's name says it. Otherwise the caller is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sfumato.diffusion.prediction import Prediction
+from sfumato.errors import InputError
+from sfumato.interop.cards import CARDS, Card, find_card
+from sfumato.interop.checkpoint import Checkpoint
+from sfumato.interop.recognise import Recognised
+from sfumato.interop.shapes import without_heads
+from sfumato.interop.yamls import ReleasedYaml
+
+RELEASED: Mapping[str, tuple[str, ...]] = {
+    "sd2-base": ("512-base-ema", "v2-1_512", "stable-diffusion-2-base", "stable-diffusion-2-1-base"),
+    "sd2-v": ("768-v-ema", "v2-1_768", "stable-diffusion-2", "stable-diffusion-2-1"),
+}
+"""Beginnings of the names that a release's files and folders have, where they hold no card's name."""
+
+GENERIC = ("model", "last", "unet", "pytorch_model", "diffusion_pytorch_model", "checkpoint")
+"""Names of files that say nothing: then the folder's name counts."""
+
+_PREDICTIONS = {"eps": Prediction.eps, "epsilon": Prediction.eps, "v": Prediction.v}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a yaml or a file's notes say that shapes do not. `side`: of the latent. None where silent."""
+
+    prediction: Prediction | None = None
+    betas: tuple[float, float] | None = None
+    side: int | None = None
+    scale_factor: float | None = None
+
+    def fit(self, card: Card) -> bool:
+        """Whether the card contradicts none of them."""
+        schedule = card.prior.schedule
+        latent = card.image_size[0] // card.first_stage.network.factor
+        return (
+            self.prediction in (None, card.prior.prediction)
+            and self.betas in (None, (schedule.beta_start, schedule.beta_end))
+            and self.side in (None, latent)
+            and (self.scale_factor is None or card.scale_factor in (None, self.scale_factor))
+        )
+
+
+def choose_card(found: Recognised, checkpoint: Checkpoint, card: Card | str | None = None) -> Card:
+    """The card of a checkpoint with these parts. Raises `InputError` where none fits or several do, naming the choices.
+
+    Where the yaml beside the file contradicts every card of the architecture, the first is returned with the yaml's
+    prediction, betas and scale factor: a fine-tuned model that was given others.
+    """
+    path = checkpoint.path
+    if card is not None:
+        return _given(found, path, find_card(card) if isinstance(card, str) else card)
+    fitting = candidates(found, checkpoint)
+    if not fitting:
+        near = f"; the nearest is {found.relative.name}, with other input channels" if found.relative else ""
+        raise InputError(f"{path} has the architecture of no published model{near}; give its card.")
+    if len(fitting) == 1:
+        return fitting[0]
+    names = " or ".join(one.name for one in fitting)
+    raise InputError(f"{path} may be {names}, which have the same shapes; say which (card), or put its yaml beside it.")
+
+
+def candidates(found: Recognised, checkpoint: Checkpoint) -> list[Card]:
+    """The cards that a checkpoint may be, after all that it says itself; none for an architecture that was not published."""
+    if not found.cards:
+        return []
+    facts = stated(checkpoint)
+    fitting = _apart([one for one in found.cards if facts.fit(one)])
+    if not fitting:
+        return [_with(_apart(found.cards)[0], facts)]
+    named = [one for one in fitting if _is_named(one, checkpoint.path)]
+    return named if len(named) == 1 else fitting
+
+
+def stated(checkpoint: Checkpoint) -> Facts:
+    """What the yaml beside a file says, else its notes."""
+    if checkpoint.yaml is not None:
+        return _of_yaml(checkpoint.yaml)
+    said = checkpoint.metadata.facts.get("modelspec.prediction_type")
+    return Facts(prediction=_PREDICTIONS.get(str(said)))
+
+
+def name_of(path: Path) -> str:
+    """What a model is called: its file, or the folder of a file whose name says nothing."""
+    stem = path.name if path.is_dir() else path.stem
+    parent = path.resolve().parent.name
+    return parent if stem.lower() in GENERIC and parent else stem
+
+
+def _given(found: Recognised, path: Path, card: Card) -> Card:
+    faults = []
+    if found.unet is not None and without_heads(found.unet) != without_heads(card.unet):
+        faults.append("U-Net")
+    if found.first_stage is not None and found.first_stage != card.first_stage:
+        faults.append("first stage")
+    if faults:
+        known = ", ".join(one.name for one in found.cards) or "none"
+        raise InputError(
+            f"{path} has another {' and '.join(faults)} than {card.name}; published models of its shapes: {known}."
+        )
+    return card
+
+
+def _apart(cards: Sequence[Card]) -> list[Card]:
+    """Without those that are an earlier one but for the name and the yaml's place."""
+    kept: list[Card] = []
+    for card in cards:
+        if not any(replace(card, name=one.name, source=one.source) == one for one in kept):
+            kept.append(card)
+    return kept
+
+
+def _with(card: Card, facts: Facts) -> Card:
+    start, end = facts.betas or (card.prior.schedule.beta_start, card.prior.schedule.beta_end)
+    prior = replace(
+        card.prior,
+        prediction=facts.prediction or card.prior.prediction,
+        schedule=replace(card.prior.schedule, beta_start=start, beta_end=end),
+    )
+    factor = card.first_stage.network.factor
+    size = (facts.side * factor, facts.side * factor) if facts.side else card.image_size
+    return replace(card, prior=prior, image_size=size, scale_factor=facts.scale_factor or card.scale_factor)
+
+
+def _is_named(card: Card, path: Path) -> bool:
+    names = [part for part in (path.name, path.resolve().parent.name) if part]
+    if any(_plain(card.name) in _plain(name) and not _longer(card, name) for name in names):
+        return True
+    others = [start for other, starts in RELEASED.items() if other != card.name for start in starts]
+    for name in names:
+        mine = max((len(s) for s in RELEASED.get(card.name, ()) if name.lower().startswith(s)), default=0)
+        theirs = max((len(s) for s in others if name.lower().startswith(s)), default=0)
+        if mine > theirs:
+            return True
+    return False
+
+
+def _longer(card: Card, name: str) -> bool:
+    """Whether another card's longer name stands there too."""
+    mine = _plain(card.name)
+    return any(mine in _plain(c.name) in _plain(name) and len(_plain(c.name)) > len(mine) for c in CARDS)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _of_yaml(yaml: ReleasedYaml) -> Facts:
+    params = yaml.model.get("params")
+    params = params if isinstance(params, dict) else {}
+    said = params.get("parameterization", "eps")
+    if said not in _PREDICTIONS:
+        raise InputError(f"{yaml.path} has parameterization {str(said)[:40]!r}; expected eps or v.")
+    start, end = (_number(params.get(name)) for name in ("linear_start", "linear_end"))
+    side = params.get("image_size")
+    return Facts(
+        prediction=_PREDICTIONS[said] if _is_diffusion(yaml) else None,
+        betas=None if start is None or end is None else (start, end),
+        side=side if type(side) is int and side > 0 else None,
+        scale_factor=None if params.get("scale_by_std") else _number(params.get("scale_factor")),
+    )
+
+
+def _is_diffusion(yaml: ReleasedYaml) -> bool:
+    """Of the kind whose `parameterization` is eps where it is silent; sgm's engines say it elsewhere."""
+    return str(yaml.model.get("target", "")).startswith("ldm.")
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6 else None
