@@ -34,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sfumato generate`. Numbers arrive as text; the limits read and refuse them, as at every front door."""
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to show; several prompts make several pictures")
-    add("--model", metavar="NAME|DIR", help=f"a shipped model or a model directory (default: {DEFAULT_MODEL})")
+    add("--model", metavar="NAME|PATH", help=f"a shipped model, a model directory or a checkpoint (default: {DEFAULT_MODEL})")
+    add("--card", metavar="NAME", help="which published model a checkpoint is, where the file leaves that open")
+    add(
+        "--weights",
+        metavar="KIND",
+        default="ema",
+        help="of a checkpoint: ema (averages where there are any) or raw (default: ema)",
+    )
+    add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
     add("--num", metavar="N", default="1", help="pictures of each prompt (default: 1)")
     add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: by chance)")
     add("--steps", metavar="K", help="denoising steps (default: the model's)")
@@ -59,6 +67,9 @@ class Plan:
 
     draft: Draft
     model: str | None
+    card: str | None
+    weights: str
+    vocabulary: Path | None
     source: Parameters | None
     device: str
     out: Destination
@@ -89,6 +100,9 @@ def plan(args: argparse.Namespace) -> Plan:
     return Plan(
         draft=draft,
         model=None if args.model is None else str(checked_path("model", args.model)),
+        card=args.card,
+        weights=args.weights,
+        vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
         source=source,
         device=args.device,
         out=out,
@@ -142,7 +156,7 @@ def make(plan: Plan) -> None:
     from sfumato.generation.film import Film
     from sfumato.generation.pipeline import load
 
-    pipeline = load(_model(plan), plan.device)
+    pipeline = load(_model(plan), plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary)
     request = pipeline.request(plan.draft)
     _warn_if_another(pipeline, plan.source)
     pictures = request.pictures()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from sfumato.conditioners.none import Unconditional
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
-from sfumato.errors import InputError
+from sfumato.errors import InputError, unknown
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, OnStep, run
 from sfumato.generation.limits import WHITE, shorten
@@ -19,11 +20,17 @@ from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
 from sfumato.generation.tiling import TILING, Tiling
-from sfumato.io.pretrained import LoadedModel, load_pretrained
+from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings
 from sfumato.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from sfumato.interop.cards import Card
+
+
+AVERAGES = "ema"  # `sfumato.interop.ema.Weights.ema`
 
 
 class Pipeline:
@@ -148,13 +155,51 @@ class Pipeline:
         return [made.image for made in self.stream(self.request(draft), on_step)]
 
 
-def load(name_or_dir: str | Path = "emoji", device: str | torch.device = "auto") -> Pipeline:
-    """A shipped model by its name, or a model directory, ready on `device` (auto, cpu, cuda, mps).
+def load(
+    name_or_path: str | Path = "emoji",
+    device: str | torch.device = "auto",
+    *,
+    card: str | Card | None = None,
+    weights: str = AVERAGES,
+    vocabulary: str | Path | None = None,
+) -> Pipeline:
+    """A shipped model by its name, a model directory, or a checkpoint that others published, ready on `device`.
 
-    Raises `InputError` when there is no such model or device, or a file of the model is damaged.
+    device: auto, cpu, cuda or mps. The rest is for published checkpoints (`.ckpt`, `.safetensors`): `card`, which published
+    model it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or "raw"; `vocabulary`,
+    BERT's vocab.txt for models that read words with it. Raises `InputError` when there is no such model or device, or a file
+    is damaged.
     """
     where = find_device(device)
-    return Pipeline(load_pretrained(name_or_dir, where), where)
+    if _is_published(name_or_path):
+        words = None if vocabulary is None else Path(vocabulary)
+        return Pipeline(_load_published(Path(name_or_path), where, card, weights, words), where)
+    if card is not None or vocabulary is not None or weights != AVERAGES:
+        raise InputError(
+            f"card, weights and vocabulary are for published checkpoints (.ckpt, .safetensors); "
+            f"{shorten(str(name_or_path))} is none."
+        )
+    return Pipeline(load_pretrained(name_or_path, where), where)
+
+
+def _load_published(
+    path: Path, device: torch.device, card: str | Card | None, weights: str, vocabulary: Path | None
+) -> LoadedModel:
+    from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
+    from sfumato.interop.load import load_published
+
+    if weights not in [known.value for known in Weights]:
+        raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
+    return load_published(path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device)
+
+
+def _is_published(name_or_path: str | Path) -> bool:
+    """Whether it is a file, or a folder as diffusers writes it, and no shipped model's name."""
+    path = Path(name_or_path)
+    try:
+        return str(name_or_path) not in shipped_models() and (path.is_file() or (path / "model_index.json").is_file())
+    except (OSError, ValueError):  # no path can have this name: too long, a NUL
+        return False
 
 
 def _pair(size: object) -> tuple[int, int]:

@@ -1,0 +1,116 @@
+"""`load` and `sfumato generate --model FILE` on checkpoints that others published (small ones, written here)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.cli.main import main
+from sfumato.errors import InputError
+from sfumato.generation.pipeline import AVERAGES, Pipeline, load
+from sfumato.interop import choose
+from sfumato.interop.ema import Weights
+from sfumato.io.pretrained import LoadedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+from published import CARDS, WORDS, config_of, made, state_of, with_averages, write
+
+SD1, SD1_INPUT = CARDS["sd1"]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write(state_of(made(SD1), SD1), tmp_path / "mine.safetensors")
+
+
+def pixels(pipeline: Pipeline, **options: object) -> np.ndarray:
+    return np.asarray(pipeline.generate("a cat", seed=3, steps=2, **options)[0])  # type: ignore[arg-type]
+
+
+def test_same_picture_as_the_model_it_was_written_from(checkpoint: Path) -> None:
+    pipeline = load(checkpoint, "cpu", card=SD1)
+    loaded = LoadedModel(made(SD1), config_of(SD1), pipeline.loaded.defaults, "mine", "0" * 10, checkpoint)
+    expected = pixels(Pipeline(loaded, torch.device("cpu")))
+    found = pixels(pipeline)
+    assert found.shape == (16, 16, 3)
+    assert found.std() > 1
+    assert np.abs(found.astype(int) - expected).max() <= 1  # the scale factor was rounded to fp32 and inverted
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("faces", ""), ("churches", ""), ("classes", "3"), ("words", "a cat"), ("sd2", "a cat"), ("sdxl", "a cat")],
+)
+def test_every_model_that_a_prompt_is_enough_for(name: str, prompt: str, tmp_path: Path) -> None:
+    card = CARDS[name][0]
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", "utf-8")
+    path = write(state_of(made(card), card), tmp_path / "model.ckpt")
+    pipeline = load(path, "cpu", card=card, vocabulary=tmp_path / "vocab.txt")
+    assert pipeline.needs_prompt == bool(prompt)
+    first, second = (pipeline.generate(prompt or (), num=2, seed=3, steps=2)[i] for i in (0, 1))
+    assert np.asarray(first).std() > 1
+    assert (np.asarray(first) != np.asarray(second)).any()
+
+
+def test_a_model_that_wants_a_picture_says_so(tmp_path: Path) -> None:
+    card = CARDS["sd1 inpainting"][0]
+    pipeline = load(write(state_of(made(card), card), tmp_path / "model.ckpt"), "cpu", card=card)
+    with pytest.raises(InputError, match="mask"):
+        pipeline.generate("a cat", steps=2)
+
+
+def test_the_cards_defaults_are_used(checkpoint: Path) -> None:
+    pipeline = load(checkpoint, "cpu", card=SD1)
+    made_with = pipeline.generate("a cat", seed=3)[0].info["parameters"]
+    assert f"Steps: {SD1.sampling.steps}" in made_with
+    assert f"CFG scale: {SD1.sampling.guidance:g}" in made_with
+    assert "Model: mine" in made_with
+
+
+def test_averages_unless_raw_weights_are_asked_for(tmp_path: Path) -> None:
+    raw, averaged = state_of(made(SD1, 0), SD1), state_of(made(SD1, 1), SD1)
+    path = write(with_averages(raw, averaged), tmp_path / "both.safetensors")
+    name = "model.diffusion_model.out.2.weight"
+    kept = {kind: load(path, "cpu", card=SD1, weights=kind).model.state_dict() for kind in ("ema", "raw")}
+    assert torch.equal(kept["ema"]["prior.denoiser.network.out_conv.weight"], averaged[name])
+    assert torch.equal(kept["raw"]["prior.denoiser.network.out_conv.weight"], raw[name])
+    assert Weights(AVERAGES) is Weights.ema
+
+
+def test_generate_by_the_command(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choose, "find_card", lambda name: {"small": SD1}[name])
+    out = tmp_path / "cat.png"
+    argv = ["generate", "a cat", "--model", str(checkpoint), "--card", "small", "--steps", "2", "--seed", "3"]
+    assert main([*argv, "--device", "cpu", "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"card": "sd1"}, "for published checkpoints"), ({"weights": "raw"}, "for published checkpoints")],
+)
+def test_options_of_checkpoints_fit_no_model_directory(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load("emoji", "cpu", **options)  # type: ignore[arg-type]
+
+
+def test_one_line_for_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"weights.*eema.*ema"):
+        load(checkpoint, "cpu", weights="eema")
+    with pytest.raises(InputError, match="no published model"):
+        load(checkpoint, "cpu")
+    (tmp_path / "page.ckpt").write_text("<!DOCTYPE html><html>not found</html>")
+    with pytest.raises(InputError, match="is a web page"):
+        load(tmp_path / "page.ckpt", "cpu")
