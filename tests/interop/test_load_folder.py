@@ -160,7 +160,7 @@ def test_heads_and_scale_are_the_folder_s_own(tmp_path):
 def test_a_folder_that_is_not_whole(tmp_path):
     card = CARDS["sd1"][0]
     write(tmp_path / "mine", card, {"text_encoder": tower(CLIP, 1)})
-    with pytest.raises(InputError, match="missing conditioner.towers.0"):
+    with pytest.raises(InputError, match=r"missing conditioner\.towers\.0"):
         load_published(tmp_path / "mine", card=card)
     write(tmp_path / "none", card, {})
     with pytest.raises(InputError, match="has 0 text encoders; this model has 1"):
