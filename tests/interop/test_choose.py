@@ -14,6 +14,7 @@ from sfumato.interop.cards import CARDS, Card, find_card
 from sfumato.interop.checkpoint import Checkpoint, Metadata
 from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.files import Kind as Format
+from sfumato.interop.folders import Component, Part
 from sfumato.interop.index import TensorIndex
 from sfumato.interop.recognise import Kind, Recognised
 from sfumato.interop.shapes import without_heads
@@ -112,3 +113,22 @@ def test_names_that_say_nothing_give_way_to_the_folder_s(tmp_path):
     assert name_of(folder / "model.ckpt") == "ffhq256"
     assert name_of(folder / "sd-v1-4.ckpt") == "sd-v1-4"
     assert name_of(folder) == "ffhq256"
+
+
+def in_folder(card: Card, **scheduler: Any) -> Checkpoint:
+    parts = {Part.denoiser: {"sample_size": 96}, Part.first_stage: {"scaling_factor": 0.18215}, Part.scheduler: scheduler}
+    components = {p.name: Component(p.name, p, "", Path("/there"), config, None) for p, config in parts.items()}
+    return Checkpoint(Path("/there/mine"), Format.folder, TensorIndex({}), components=components)
+
+
+def test_a_folder_s_own_configs_say_it():
+    v = find_card("sd2-v")
+    assert (
+        choose_card(found(v), in_folder(v, prediction_type="v_prediction", beta_start=0.00085, beta_end=0.012)).name == "sd2-v"
+    )
+    zero = choose_card(found(v), in_folder(v, prediction_type="v_prediction", rescale_betas_zero_snr=True))
+    assert zero.prior.schedule.zero_terminal_snr
+    assert (zero.prior.prediction, zero.image_size) == (Prediction.v, (768, 768))
+    for wrong in ({"beta_schedule": "linear"}, {"prediction_type": "sample"}):
+        with pytest.raises(InputError, match="expected scaled_linear and epsilon or v_prediction"):
+            choose_card(found(v), in_folder(v, **wrong))

@@ -17,6 +17,8 @@ from sfumato.diffusion.prediction import Prediction
 from sfumato.errors import InputError
 from sfumato.interop.cards import CARDS, Card, find_card
 from sfumato.interop.checkpoint import Checkpoint
+from sfumato.interop.folders import Part
+from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Recognised
 from sfumato.interop.shapes import without_heads
 from sfumato.interop.yamls import ReleasedYaml
@@ -35,12 +37,13 @@ _PREDICTIONS = {"eps": Prediction.eps, "epsilon": Prediction.eps, "v": Predictio
 
 @dataclass(frozen=True)
 class Facts:
-    """What a yaml or a file's notes say that shapes do not. `side`: of the latent. None where silent."""
+    """What configs, a yaml or notes say that shapes do not. `side`: of the latent. None where silent."""
 
     prediction: Prediction | None = None
     betas: tuple[float, float] | None = None
     side: int | None = None
     scale_factor: float | None = None
+    zero_snr: bool = False
 
     def fit(self, card: Card) -> bool:
         """Whether the card contradicts none of them."""
@@ -50,6 +53,7 @@ class Facts:
             self.prediction in (None, card.prior.prediction)
             and self.betas in (None, (schedule.beta_start, schedule.beta_end))
             and self.side in (None, latent)
+            and self.zero_snr == schedule.zero_terminal_snr
             and (self.scale_factor is None or card.scale_factor in (None, self.scale_factor))
         )
 
@@ -86,7 +90,9 @@ def candidates(found: Recognised, checkpoint: Checkpoint) -> list[Card]:
 
 
 def stated(checkpoint: Checkpoint) -> Facts:
-    """What the yaml beside a file says, else its notes."""
+    """What a folder's own configs say, the yaml beside a file, else its notes."""
+    if checkpoint.components:
+        return _of_folder(checkpoint)
     if checkpoint.yaml is not None:
         return _of_yaml(checkpoint.yaml)
     said = checkpoint.metadata.facts.get("modelspec.prediction_type")
@@ -97,6 +103,8 @@ def name_of(path: Path) -> str:
     """What a model is called: its file, or the folder of a file whose name says nothing."""
     stem = path.name if path.is_dir() else path.stem
     parent = path.resolve().parent.name
+    if path.is_dir() and parent == "snapshots":  # of the hub's cache: models--OWNER--NAME/snapshots/REVISION
+        return path.resolve().parent.parent.name.split("--")[-1]
     return parent if stem.lower() in GENERIC and parent else stem
 
 
@@ -128,7 +136,7 @@ def _with(card: Card, facts: Facts) -> Card:
     prior = replace(
         card.prior,
         prediction=facts.prediction or card.prior.prediction,
-        schedule=replace(card.prior.schedule, beta_start=start, beta_end=end),
+        schedule=replace(card.prior.schedule, beta_start=start, beta_end=end, zero_terminal_snr=facts.zero_snr),
     )
     factor = card.first_stage.network.factor
     size = (facts.side * factor, facts.side * factor) if facts.side else card.image_size
@@ -172,6 +180,30 @@ def _of_yaml(yaml: ReleasedYaml) -> Facts:
         side=side if type(side) is int and side > 0 else None,
         scale_factor=None if params.get("scale_by_std") else _number(params.get("scale_factor")),
     )
+
+
+def _of_folder(checkpoint: Checkpoint) -> Facts:
+    """Of the U-Net, the scheduler and the autoencoder. Raises `InputError` for a schedule of no published kind."""
+    by_part = {component.part: component.config for component in checkpoint.components.values()}
+    scheduler, stage = by_part.get(Part.scheduler, {}), by_part.get(Part.first_stage, {})
+    said = str(scheduler.get("prediction_type", "epsilon"))
+    if said not in _DIFFUSERS or scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear":
+        kind = f"{scheduler.get('beta_schedule')}, {said}"
+        raise InputError(
+            f"{checkpoint.path} has a scheduler of {shown(kind)}; expected scaled_linear and epsilon or v_prediction."
+        )
+    start, end = (_number(scheduler.get(name)) for name in ("beta_start", "beta_end"))
+    side = by_part.get(Part.denoiser, {}).get("sample_size")
+    return Facts(
+        prediction=_DIFFUSERS[said] if scheduler else None,
+        betas=None if start is None or end is None else (start, end),
+        side=side if type(side) is int and side > 0 else None,
+        scale_factor=None if "num_vq_embeddings" in stage else _number(stage.get("scaling_factor")),
+        zero_snr=bool(scheduler.get("rescale_betas_zero_snr")),
+    )
+
+
+_DIFFUSERS = {"epsilon": Prediction.eps, "v_prediction": Prediction.v}
 
 
 def _is_diffusion(yaml: ReleasedYaml) -> bool:

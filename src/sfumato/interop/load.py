@@ -31,6 +31,8 @@ from sfumato.interop.cards import Card, Task
 from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
+from sfumato.interop.folder_model import read_folder_model
+from sfumato.interop.folders import Part
 from sfumato.interop.hashes import file_hash
 from sfumato.interop.index import Held, Loadable, TensorIndex
 from sfumato.interop.keys import KeyMap
@@ -64,31 +66,47 @@ def load_published(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LoadedModel:
-    """Load a .ckpt or .safetensors file in the authors' names onto `device`, weights as `dtype`, statistics in fp32.
+    """Load a .ckpt or .safetensors file in the authors' names, or a diffusers folder, onto `device`.
 
+    Weights become `dtype`, statistics stay in fp32.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else it is looked for in the hub's cache.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
-    checkpoint = open_checkpoint(path)
-    found = recognise_checkpoint(checkpoint)
-    _check_whole(found, checkpoint)
-    chosen = choose_card(found, checkpoint, card)
-    conditioner = conditioner_in(chosen, checkpoint.index)
-    config = ModelConfig(chosen.first_stage, chosen.prior, conditioner, chosen.image_size)
+    is_folder = Path(path).is_dir()
+    checkpoint = open_checkpoint(path, "non_ema" if is_folder and weights is Weights.raw else None)
+    chosen, tensors = (_of_folder if is_folder else _of_file)(checkpoint, weights, card, embeddings)
+    config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
+    tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
     tokenizer = None if vocabulary is None else bert_tokenizer(read_vocabulary(vocabulary)).to_str()
     with torch.device("meta"):
         model = build_model(config, tokenizer)
     number_positions(model)
-    keys = found.keys(ema=weights is Weights.ema and found.has_ema)
-    factor = scale_factor_of(checkpoint, chosen)
-    tensors: dict[str, Loadable] = _renamed(checkpoint.index, keys)
-    tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, factor))
-    tensors |= _conditioner(config.conditioner, checkpoint, found, embeddings)
     exact = (*OUR_STATISTICS, *(f"conditioner.{name}" for name, _ in model.conditioner.named_buffers()))
     _fill(model, tensors, checkpoint, device, dtype, exact)
     return LoadedModel(model, config, defaults_of(chosen), name_of(checkpoint.path), hash_of(checkpoint), checkpoint.path)
+
+
+def _of_file(
+    checkpoint: Checkpoint, weights: Weights, card: Card | str | None, embeddings: Statistics | None
+) -> tuple[Card, dict[str, Loadable]]:
+    """The card, with the conditioner that the file has, and the tensors under our names."""
+    found = recognise_checkpoint(checkpoint)
+    _check_whole(found, checkpoint)
+    chosen = choose_card(found, checkpoint, card)
+    chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
+    tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
+    return chosen, tensors | _conditioner(chosen.conditioner, checkpoint, found, embeddings)
+
+
+def _of_folder(
+    checkpoint: Checkpoint, weights: Weights, card: Card | str | None, embeddings: Statistics | None
+) -> tuple[Card, dict[str, Loadable]]:
+    """As `_of_file`; which averages a folder holds was chosen when it was opened."""
+    if embeddings is not None:
+        raise InputError(f"{checkpoint.path} is a folder, which holds the statistics of embeddings itself; leave them out.")
+    return read_folder_model(checkpoint, card)
 
 
 def load_first_stage(
@@ -153,8 +171,10 @@ def defaults_of(card: Card) -> SamplingDefaults:
 
 
 def hash_of(checkpoint: Checkpoint) -> str:
-    """First ten hex digits of the SHA-256 of the file, remembered after the first time."""
-    return file_hash(checkpoint.path)[:10]
+    """First ten hex digits of the SHA-256 of the file (of a folder, its U-Net's first), remembered after the first time."""
+    units = [c for c in checkpoint.components.values() if c.part is Part.denoiser and c.index]
+    files = sorted({entry.file.path for c in units if c.index for entry in c.index.values()})
+    return file_hash(files[0] if files else checkpoint.path)[:10]
 
 
 def scale_buffer(checkpoint: Checkpoint) -> float | None:

@@ -85,7 +85,7 @@ def recognise(index: Index, what: str = "the file") -> Recognised:
     relative: Card | None = None
     stage = first_stage_of(_part(index, stage_prefix), f"{what}, the first stage") if stage_prefix is not None else None
     if unet is not None:
-        cards, relative = _cards(unet, stage)
+        cards, relative = cards_of(unet, stage)
         known = cards[0] if cards else relative
         if known is not None:
             heads = {"head_channels": known.unet.head_channels, "num_heads": known.unet.num_heads}
@@ -125,7 +125,7 @@ def _part(index: Index, prefix: str) -> Shapes:
     return {name: shape for name, (shape, _) in index.items() if name.startswith(parts)}
 
 
-def _cards(unet: UNetConfig, stage: KLConfig | VQConfig | None) -> tuple[tuple[Card, ...], Card | None]:
+def cards_of(unet: UNetConfig, stage: KLConfig | VQConfig | None) -> tuple[tuple[Card, ...], Card | None]:
     """(published models of these shapes, else one that differs in its extra input channels)."""
     alike = [card for card in CARDS if stage is None or card.first_stage == stage]
     blind = without_heads(unet)
