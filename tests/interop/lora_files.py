@@ -39,7 +39,7 @@ def random_lora(model: nn.Module, seed: int = 0, rank: int = RANK, layers: Itera
         shape = module.weight.shape
         ones = (1,) * (len(shape) - 2)
         down = torch.randn((rank, *shape[1:]), generator=rng) / shape[1:].numel() ** 0.5
-        up = torch.randn((shape[0], rank, *ones), generator=rng) * (0.3 / rank**0.5)
+        up = torch.randn((shape[0], rank, *ones), generator=rng) * (0.15 / rank**0.5)
         found[name] = Thin(down, up)
     return found
 

@@ -16,6 +16,7 @@ from lora_files import ALPHA, RANK, Thin, in_branches, kohya, peft, random_lora,
 from test_diffusers_parity import randomise, told
 from torch import Tensor, nn
 
+from sfumato.conditioners import clip_text
 from sfumato.conditioners import keys as text_keys
 from sfumato.conditioners.clip_text import ClipTexts, ClipTextsConfig
 from sfumato.errors import InputError
@@ -206,13 +207,14 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, tmp_path: Path) -> No
 def test_diffusers_own_loader(name: str, form: str, tmp_path: Path) -> None:
     """What diffusers makes of the same file through PEFT, its names, ranks and alphas read by its own code.
 
-    Of Stable Diffusion it reads no alpha beside dotted names; there alpha stands in the notes, or is the rank.
+    Of Stable Diffusion it reads no alpha beside dotted names; there alpha stands in the notes, or is the rank. Kohya's form has
+    every layer, SDXL's in the authors' tree, as those scripts write it.
     """
     pytest.importorskip("peft")
     config, sdxl = UNETS[name], name.startswith("sdxl")
     ours, theirs = both(config, sdxl)
     transformer = [n for n, m in theirs.named_modules() if ".transformer_blocks." in n and isinstance(m, nn.Linear)]
-    lora = random_lora(theirs, layers=transformer)
+    lora = random_lora(theirs, layers=None if form == "kohya" else transformer)
     notes = {}
     if form == "kohya":
         tensors = kohya(authors(config, lora, sdxl) if sdxl else lora)
@@ -272,21 +274,30 @@ def test_what_fails_changes_nothing(tmp_path: Path) -> None:
         assert all(torch.equal(v, before[n][0]) and v.data_ptr() == before[n][1] for n, v in ours.state_dict().items())
 
 
-def test_a_whole_model_on_the_meta_device_knows_its_names(tmp_path: Path) -> None:
-    """Names cost no weights: Stable Diffusion 1 at full size, U-Net and text tower, against diffusers' own module names."""
+@pytest.mark.parametrize("name", UNETS)
+def test_a_full_size_model_on_the_meta_device_knows_its_names(name: str) -> None:
+    """Names cost no weights: U-Net and text towers at full size, by diffusers' own names of its modules."""
+    card = shrunken.find_card(name)
+    sdxl = name.startswith("sdxl")
+    text = {"sd1": clip_text.SD1, "sd2-base": clip_text.SD2, "sdxl-base": clip_text.SDXL_BASE}[name]
     with torch.device("meta"):
-        model = nn.ModuleDict({"unet": UNet(shrunken.find_card("sd1").unet), "text": ClipTexts(ClipTextsConfig())})
-        theirs = diffusers.UNet2DConditionModel(**unet_settings(shrunken.find_card("sd1").unet))
-    table = layer_names(model)
-    weights = dict(model.named_parameters())
-    for name, module in theirs.named_modules():
+        model = nn.ModuleDict({"unet": UNet(card.unet), "text": ClipTexts(text)})
+        theirs = diffusers.UNet2DConditionModel(**unet_settings(card.unet, text_time=sdxl))
+    table, weights = layer_names(model), dict(model.named_parameters())
+    found = set()
+    for layer, module in theirs.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            for known in (f"unet.{name}", f"lora_unet_{name.replace('.', '_')}"):
-                assert table[known].startswith("unet."), known
-                assert weights[table[known]].shape == module.weight.shape
-    known = "lora_te_text_model_encoder_layers_11_self_attn_out_proj"
-    assert table[known] == "text.towers.0.body.encoder.layers.11.self_attn.out_proj.weight"
-    assert table["text_encoder.text_model.encoder.layers.11.self_attn.out_proj"] == table[known]
+            ours = table[f"unet.{layer}"]
+            assert table[f"lora_unet_{layer.replace('.', '_')}"] == ours
+            assert ours.startswith("unet.")
+            assert weights[ours].shape == module.weight.shape
+            found.add(ours)
+    assert found == {name for name, p in weights.items() if name.startswith("unet.") and p.ndim > 1}
+    for number, tower in enumerate(text.towers):
+        inner = f"text_model.encoder.layers.{tower.layers - 1}.self_attn.out_proj"
+        ours = f"text.towers.{number}.body.encoder.layers.{tower.layers - 1}.self_attn.out_proj.weight"
+        starts = ("lora_te_", "lora_te1_", "text_encoder.") if number == 0 else ("lora_te2_", "text_encoder_2.")
+        assert all(table[start + (inner if start.endswith(".") else inner.replace(".", "_"))] == ours for start in starts)
 
 
 def test_another_models_lora_is_refused(tmp_path: Path) -> None:
