@@ -12,7 +12,7 @@ import torch
 from sfumato.cli.main import main
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import AVERAGES, Pipeline, load
-from sfumato.interop import choose
+from sfumato.interop import choose, hub
 from sfumato.interop.ema import Weights
 from sfumato.io.pretrained import LoadedModel
 
@@ -99,11 +99,64 @@ def test_generate_by_the_command(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"card": "sd1"}, "for published checkpoints"), ({"weights": "raw"}, "for published checkpoints")],
+    [({"card": "sd1"}, "for published models"), ({"weights": "raw"}, "for published models")],
 )
 def test_options_of_checkpoints_fit_no_model_directory(options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load("emoji", "cpu", **options)  # type: ignore[arg-type]
+
+
+LAYER = "prior.denoiser.network.middle_block.1.blocks.0.attn1.to_q.weight"
+
+
+def lora(path: Path) -> tuple[Path, torch.Tensor]:
+    """A LoRA of one layer in kohya's names, and what it adds at scale 1."""
+    rng = torch.Generator().manual_seed(1)
+    down, up = torch.randn(2, 64, generator=rng), torch.randn(64, 2, generator=rng)
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    state = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+    return write(state, path), 0.5 * up @ down
+
+
+def test_loras_are_added(checkpoint: Path, tmp_path: Path) -> None:
+    path, change = lora(tmp_path / "style.safetensors")
+    plain = load(checkpoint, "cpu", card=SD1).model.state_dict()
+    pipeline = load(checkpoint, "cpu", card=SD1, loras=[(path, 0.8), (path, -0.3)])
+    found = pipeline.model.state_dict()
+    torch.testing.assert_close(found[LAYER] - plain[LAYER], 0.5 * change, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(found[name], plain[name]) for name in plain if name != LAYER)
+    assert pipeline.name == "mine + style:0.8 + style:-0.3"
+
+
+def test_a_lora_by_the_command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = lora(tmp_path / "style.safetensors")
+    monkeypatch.setattr(choose, "find_card", lambda name: SD1)
+    made_with = []
+    for name, extra in (("a", []), ("b", ["--lora", f"{path}:2"])):
+        out = tmp_path / f"{name}.png"
+        argv = ["generate", "a cat", "--model", str(checkpoint), "--card", "small", "--steps", "2", "--seed", "3", *extra]
+        assert main([*argv, "--device", "cpu", "--out", str(out), "--quiet"]) == 0
+        made_with.append(out.read_bytes())
+    assert made_with[0] != made_with[1]
+    assert b"mine + style:2" in made_with[1]
+
+
+def test_names_on_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def from_hub(source: hub.Repository) -> hub.Snapshot:
+        asked.append(source)
+        return hub.Snapshot(source, "f" * 40, checkpoint, (checkpoint.name,), False)
+
+    monkeypatch.setattr(hub, "from_hub", from_hub)
+    pipeline = load("someone/model@main:mine.safetensors", "cpu", card=SD1)
+    assert asked == [hub.Repository("someone", "model", "main", "mine.safetensors")]
+    assert pipeline.name == f"someone/model@{'f' * 40}:mine.safetensors"
+    monkeypatch.chdir(checkpoint.parent)
+    (checkpoint.parent / "runs").mkdir()
+    with pytest.raises(InputError, match="runs/photo"):
+        load("runs/photo", "cpu")
+    assert len(asked) == 1
 
 
 def test_one_line_for_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

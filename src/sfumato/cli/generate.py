@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sfumato generate`. Numbers arrive as text; the limits read and refuse them, as at every front door."""
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to show; several prompts make several pictures")
-    add("--model", metavar="NAME|PATH", help=f"a shipped model, a model directory or a checkpoint (default: {DEFAULT_MODEL})")
+    add(
+        "--model",
+        metavar="NAME|PATH",
+        help=f"a shipped model, a directory, a checkpoint or owner/name on the hub (default: {DEFAULT_MODEL})",
+    )
     add("--card", metavar="NAME", help="which published model a checkpoint is, where the file leaves that open")
     add(
         "--weights",
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="ema",
         help="of a checkpoint: ema (averages where there are any) or raw (default: ema)",
     )
+    add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to a checkpoint (again for another)")
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
     add("--num", metavar="N", default="1", help="pictures of each prompt (default: 1)")
     add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: by chance)")
@@ -70,6 +75,7 @@ class Plan:
     card: str | None
     weights: str
     vocabulary: Path | None
+    loras: tuple[tuple[Path, float], ...]
     source: Parameters | None
     device: str
     out: Destination
@@ -103,6 +109,7 @@ def plan(args: argparse.Namespace) -> Plan:
         card=args.card,
         weights=args.weights,
         vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
+        loras=tuple(_lora(text) for text in args.lora),
         source=source,
         device=args.device,
         out=out,
@@ -111,6 +118,15 @@ def plan(args: argparse.Namespace) -> Plan:
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    """`FILE` or `FILE:SCALE`; a colon that no number follows belongs to the name."""
+    file, colon, scale = text.rpartition(":")
+    try:
+        return checked_path("lora", file), float(scale) if colon else 1.0
+    except (ValueError, InputError):
+        return checked_path("lora", text), 1.0
 
 
 def _check_different(draft: Draft, out: Destination, grid: Path | None, film: Path | None) -> None:
@@ -156,7 +172,9 @@ def make(plan: Plan) -> None:
     from sfumato.generation.film import Film
     from sfumato.generation.pipeline import load
 
-    pipeline = load(_model(plan), plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary)
+    pipeline = load(
+        _model(plan), plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary, loras=plan.loras
+    )
     request = pipeline.request(plan.draft)
     _warn_if_another(pipeline, plan.source)
     pictures = request.pictures()

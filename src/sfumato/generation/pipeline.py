@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,44 +163,76 @@ def load(
     card: str | Card | None = None,
     weights: str = AVERAGES,
     vocabulary: str | Path | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> Pipeline:
-    """A shipped model by its name, a model directory, or a checkpoint that others published, ready on `device`.
+    """A shipped model by its name, a model directory, or one that others published, ready on `device`.
 
-    device: auto, cpu, cuda or mps. The rest is for published checkpoints (`.ckpt`, `.safetensors`): `card`, which published
-    model it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or "raw"; `vocabulary`,
-    BERT's vocab.txt for models that read words with it. Raises `InputError` when there is no such model or device, or a file
-    is damaged.
+    name_or_path: besides names and directories, a checkpoint (`.ckpt`, `.safetensors`), a diffusers folder, or `owner/name` on
+    the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. The rest is for published models:
+    `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
+    "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
+    trained), whose sum is added to the weights. Raises `InputError` when there is no such model or device, or a file is
+    damaged.
     """
     where = find_device(device)
-    if _is_published(name_or_path):
+    found = _Place.of(name_or_path)
+    if found.published:
         words = None if vocabulary is None else Path(vocabulary)
-        return Pipeline(_load_published(Path(name_or_path), where, card, weights, words), where)
-    if card is not None or vocabulary is not None or weights != AVERAGES:
+        return Pipeline(_load_published(found, where, card, weights, words, loras), where)
+    if card is not None or vocabulary is not None or weights != AVERAGES or loras:
         raise InputError(
-            f"card, weights and vocabulary are for published checkpoints (.ckpt, .safetensors); "
+            f"card, weights, vocabulary and LoRAs are for published models (.ckpt, .safetensors, diffusers folders); "
             f"{shorten(str(name_or_path))} is none."
         )
     return Pipeline(load_pretrained(name_or_path, where), where)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a model lies, and whether it is one that others published. `name`: of one from the hub, with its commit."""
+
+    path: Path
+    published: bool
+    name: str | None = None
+
+    @staticmethod
+    def of(name_or_path: str | Path) -> _Place:
+        path = Path(name_or_path)
+        if str(name_or_path) in shipped_models():
+            return _Place(path, False)
+        try:
+            if path.exists():
+                return _Place(path, path.is_file() or (path / "model_index.json").is_file())
+        except (OSError, ValueError):  # no path can have this name: too long, a NUL
+            return _Place(path, False)
+        from sfumato.interop.hub import from_hub, is_repository, repository
+
+        if not is_repository(str(name_or_path)) or path.parent.exists():  # runs/photo, where there is a runs: a slip
+            return _Place(path, False)
+        snapshot = from_hub(repository(str(name_or_path)))
+        return _Place(snapshot.path, True, snapshot.pinned)
+
+
 def _load_published(
-    path: Path, device: torch.device, card: str | Card | None, weights: str, vocabulary: Path | None
+    place: _Place,
+    device: torch.device,
+    card: str | Card | None,
+    weights: str,
+    vocabulary: Path | None,
+    loras: Sequence[tuple[str | Path, float]],
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
     from sfumato.interop.load import load_published
+    from sfumato.interop.lora import read_lora
+    from sfumato.interop.merge import merge
 
     if weights not in [known.value for known in Weights]:
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
-    return load_published(path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device)
-
-
-def _is_published(name_or_path: str | Path) -> bool:
-    """Whether it is a file, or a folder as diffusers writes it, and no shipped model's name."""
-    path = Path(name_or_path)
-    try:
-        return str(name_or_path) not in shipped_models() and (path.is_file() or (path / "model_index.json").is_file())
-    except (OSError, ValueError):  # no path can have this name: too long, a NUL
-        return False
+    changes = [(read_lora(path), scale) for path, scale in loras]
+    loaded = load_published(place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device)
+    merge(loaded.model, changes)
+    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale:g}" for path, scale in loras)]
+    return replace(loaded, name=" + ".join(parts))
 
 
 def _pair(size: object) -> tuple[int, int]:
