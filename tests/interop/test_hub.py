@@ -188,6 +188,16 @@ def test_a_link_without_its_blob_is_no_file(tmp_path: Path) -> None:
         from_hub(repository("someone/model"), cache=tmp_path, offline=True)
 
 
+def test_part_of_a_model_in_the_cache(tmp_path: Path) -> None:
+    """A download that did not finish: the line says which component is not there, and how to get it."""
+    lay(tmp_path, {name: FOLDER[name] for name in ("model_index.json", "unet/config.json")})
+    with pytest.raises(InputError, match=r"without the weights of unet, .* run `hf download someone/model --revision main`"):
+        from_hub(repository("someone/model"), cache=tmp_path, offline=True)
+    for table in (b"{", b"[]", b'{"unet": [], "vae": 3, "x": [[]]}'):
+        lay(tmp_path, {"model_index.json": table})
+        assert from_hub(repository("someone/model"), cache=tmp_path, offline=True).from_cache
+
+
 @pytest.mark.parametrize("text", ["../escape", "nonsense", f"{'x' * 41}/../.."])
 def test_a_reference_to_anything_but_a_commit_is_none(text: str, tmp_path: Path) -> None:
     lay(tmp_path, FOLDER)

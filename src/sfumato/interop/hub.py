@@ -11,18 +11,21 @@ Without a network the cache answers. Files are fetched and read as data; nothing
 from __future__ import annotations
 
 import errno
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from sfumato.errors import InputError, MachineError
+from sfumato.interop.folders import CLASSES, MAX_JSON, MODEL_INDEX, Part
 from sfumato.interop.hub_files import Choice, choose
 
 TIMEOUT = 10.0
 _REPOSITORY = re.compile(
     r"([A-Za-z0-9][\w.\-]{0,95})/(\w[\w.\-]{0,95})(?:@(\w[\w./\-]{0,200}))?(?::(\w[\w./\-+ ()]{0,250}))?", re.ASCII
 )
+_WITHOUT_WEIGHTS = (Part.tokenizer, Part.scheduler, Part.processor, Part.ignored)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -133,15 +136,22 @@ def from_hub(
             return _fetched(source, listing, variant, cache, hub)
     commit, folder = _cached(source, cache)
     names = _files(folder) if folder else []
+    command = f"hf download {source.id} --revision {source.revision}"
     if not folder or not names:
-        command = f"hf download {source.id} --revision {source.revision}"
         raise InputError(
             f"{_said(source)} is not in the hub's cache and was not fetched ({cause}); where there is a network run "
             f"`{command}` (earlier huggingface-cli), or give the path of a file or folder."
             if cause not in _ANSWERS.values()
             else f"{_said(source)} was not fetched ({cause}), and it is not in the hub's cache; check its name on the hub."
         )
-    return _snapshot(source, commit, folder, choose(names, source.id, variant=variant, file=source.file), True)
+    choice = choose(names, source.id, variant=variant, file=source.file)
+    lacking = _lacking(folder, choice)
+    if lacking:
+        raise InputError(
+            f"the hub's cache has {_said(source)} without the weights of {', '.join(lacking)}, and the rest was not fetched "
+            f"({cause}); where there is a network run `{command}`."
+        )
+    return _snapshot(source, commit, folder, choice, True)
 
 
 def _fetched(source: Repository, listing: Listing, variant: str | None, cache: Path, hub: Hub) -> Snapshot:
@@ -190,6 +200,22 @@ def _cached(source: Repository, cache: Path) -> tuple[str, Path | None]:
 def _files(folder: Path) -> list[str]:
     """What a snapshot holds; links to blobs that are gone are left out."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _lacking(folder: Path, choice: Choice) -> list[str]:
+    """Components of a pipeline that have weights, and none in the cache. An odd table is for the folder's reader."""
+    table = folder / MODEL_INDEX
+    if choice.main is not None or MODEL_INDEX not in choice.files or table.stat().st_size > MAX_JSON:
+        return []
+    try:
+        data = json.loads(table.read_bytes())
+    except (ValueError, RecursionError):
+        return []
+    loaded = {name for (_, name), part in CLASSES.items() if part not in _WITHOUT_WEIGHTS}
+    parts = data.items() if isinstance(data, dict) else ()
+    wanted = [name for name, value in parts if isinstance(value, list) and len(value) == 2 and str(value[1]) in loaded]
+    there = {name.split("/")[0] for name in choice.files if name.endswith((".safetensors", ".bin"))}
+    return [name[:60] for name in wanted if name not in there]
 
 
 def _said(source: Repository) -> str:
