@@ -99,12 +99,13 @@ def test_bombs(tmp_path: Path, bomb: Callable[[], bytes]) -> None:
     path = with_pickle(tmp_path / "x.ckpt", first(bomb()))
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     other = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the largest child of all tests before
+    allowed = max(other, before + 300_000, 1_100_000)  # a child counts what its parent had when it was begun
     message = refusal(lambda: open_checkpoint(path))
     assert message is None or re.search("more than|nested deeper|damaged pickle|more memory|asks for", message), message
     assert message is None or len(message) < 600 + len(str(path))
     assert time.perf_counter() - start < 40
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(other, 1_100_000)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= allowed
 
 
 def test_a_reader_stops_at_its_limits() -> None:
