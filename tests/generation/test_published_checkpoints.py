@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,6 +159,17 @@ def test_names_on_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match="runs/photo"):
         load("runs/photo", "cpu")
     assert len(asked) == 1
+
+
+def test_a_name_in_a_fresh_process_without_a_network(tmp_path: Path) -> None:
+    """The command as people run it, in a process that has imported nothing of the hub's client before."""
+    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    argv = [sys.executable, "-m", "sfumato", "generate", "a cat", "--model", "someone/nothing", "--device", "cpu"]
+    ended = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=settings, check=False)
+    assert ended.returncode == 2
+    assert "someone/nothing" in ended.stderr
+    assert "not in the hub's cache" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_one_line_for_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) -> None:

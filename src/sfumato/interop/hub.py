@@ -246,6 +246,10 @@ def _cause(error: Exception) -> str:
 def _package():  # type: ignore[no-untyped-def]  # a module, whose types differ with its release
     try:
         import huggingface_hub
+        import huggingface_hub.constants  # the package loads its parts only when they are imported
     except ImportError:
-        raise InputError("models by name need huggingface_hub; install it with `pip install 'sfumato[hub]'`.") from None
+        raise InputError(
+            "no such file or folder here, and models by their name on the hub need huggingface_hub; install it with "
+            "`pip install 'sfumato[hub]'`."
+        ) from None
     return huggingface_hub
