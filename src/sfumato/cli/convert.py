@@ -12,7 +12,7 @@ from sfumato.errors import InputError
 from sfumato.io.storage import Storage
 
 HELP = "write a model again in another form or precision"
-FORMS = ("native", "single-file")
+FORMS = ("native", "single-file", "diffusers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--to",
         choices=FORMS,
-        help="native: a model directory; single-file: a .safetensors in the authors' names",
+        help="native: a model directory; single-file: a .safetensors in the authors' names; diffusers: a folder that it loads",
     )
     add(
         "--storage",
@@ -99,6 +99,7 @@ def _transform(args: argparse.Namespace, out: Path) -> None:
     write = {
         "native": convert.write_native,
         "single-file": convert.write_single_file,
+        "diffusers": convert.write_folder,
     }[args.to]
     write(loaded, out, None if args.storage is None else Storage(args.storage))
     print(out)

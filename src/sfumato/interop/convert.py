@@ -1,6 +1,6 @@
-"""A model in another form: our directory, or the authors' single file. Tensors keep type and bits.
+"""A model in another form: our directory, the authors' single file, or a diffusers folder. Tensors keep type and bits.
 
-    open_source -> LoadedModel, its weights as they are stored -> write_native, write_single_file
+    open_source -> LoadedModel, its weights as they are stored -> write_native, write_single_file, write_folder
 
 Beside the source, which is mapped, there is never more than a tensor; a target is whole or not there.
 """
@@ -17,12 +17,13 @@ from sfumato.errors import InputError
 from sfumato.interop.assign import MOST_SHOWN, assign
 from sfumato.interop.ema import Weights
 from sfumato.interop.export import single_file
+from sfumato.interop.export_folder import folder_parts, write_parts
 from sfumato.interop.index import Held
 from sfumato.interop.load import load_published
 from sfumato.interop.lora import read_lora
 from sfumato.interop.merge import merge
 from sfumato.io import pretrained
-from sfumato.io.files import check_manifest
+from sfumato.io.files import check_manifest, new_directory
 from sfumato.io.pretrained import LoadedModel, save_pretrained
 from sfumato.io.storage import Storage
 from sfumato.io.stream import write_tensors
@@ -78,9 +79,23 @@ def write_single_file(loaded: LoadedModel, target: Path, storage: Storage | None
     """Write one .safetensors in the authors' names. Raises `InputError` for another ending, int8, or a model without form."""
     if target.suffix != ".safetensors":
         raise InputError(f"{target.name[:100]}: a single file is written as .safetensors; choose a name that ends so.")
+    _no_int8(storage)
     tensors, notes = single_file(loaded.config, loaded.model.state_dict())
-    if storage is Storage.int8:
-        raise InputError("storage int8 is of native model directories; a single file has fp16, fp32 or its tensors' own types.")
     if storage is not None:
         tensors = pack(tensors, storage, ("scale_factor",))
     write_tensors(target, tensors, notes)
+
+
+def write_folder(loaded: LoadedModel, target: Path, storage: Storage | None = None) -> None:
+    """Write a diffusers folder. Raises `InputError` for int8, or a model that no pipeline there can express."""
+    _no_int8(storage)
+    pipeline, parts, own = folder_parts(loaded.config, loaded.model.state_dict())
+    with new_directory(target) as folder:
+        write_parts(folder, pipeline, parts, own, storage)
+
+
+def _no_int8(storage: Storage | None) -> None:
+    if storage is Storage.int8:
+        raise InputError(
+            "storage int8 is of native model directories; other forms have fp16, fp32 or their tensors' own types."
+        )
