@@ -9,12 +9,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from published import CARDS, MASK, RGB, made, state_of, write
+from published import CARDS, MASK, RGB, _both, made, shrunken, state_of, write
 from transformers import CLIPTextModel
 
 import tiny_models
 from sfumato.cli.main import main
 from sfumato.conditioners.masked import MaskedImage
+from sfumato.conditioners.picture_latent import PictureLatentConfig
 from sfumato.conditioners.sizes import Sizes
 from sfumato.errors import InputError
 from sfumato.interop.convert import open_source, write_folder, write_native, write_single_file
@@ -92,6 +93,15 @@ def test_diffusers_loads_what_is_written(name, tmp_path):
     schedule, found = loaded.config.prior.schedule, pipe.scheduler.config
     assert (found.beta_start, found.beta_end, found.num_train_timesteps) == (schedule.beta_start, schedule.beta_end, 1000)
     assert found.prediction_type == ("v_prediction" if name == "sd2" else "epsilon")
+
+
+def test_a_picture_s_latents_and_a_text(tmp_path):
+    text = CARDS["sd1"][0].conditioner
+    card = shrunken("instruct-pix2pix", _both(text, "picture", PictureLatentConfig()), 4)
+    loaded = open_source(write(state_of(made(card), card), tmp_path / "mine.safetensors"), True, card=card)
+    write_folder(loaded, tmp_path / "folder")
+    pipe = diffusers.StableDiffusionInstructPix2PixPipeline.from_pretrained(tmp_path / "folder", local_files_only=True)
+    compare(loaded, pipe, {"text": "a cat", "picture": RGB})
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2"])

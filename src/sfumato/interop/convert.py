@@ -15,6 +15,7 @@ import torch
 from sfumato.build import build_model
 from sfumato.errors import InputError
 from sfumato.interop.assign import MOST_SHOWN, assign
+from sfumato.interop.cards import Card
 from sfumato.interop.ema import Weights
 from sfumato.interop.export import single_file
 from sfumato.interop.export_folder import folder_parts, write_parts
@@ -37,7 +38,7 @@ def open_source(
     path: Path,
     published: bool,
     *,
-    card: str | None = None,
+    card: Card | str | None = None,
     weights: Weights = Weights.ema,
     vocabulary: Path | None = None,
     loras: Loras = (),
