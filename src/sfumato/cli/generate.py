@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sfumato.cli.loras import lora_from_text
 from sfumato.errors import InputError
 from sfumato.generation.film import FILM_FORMATS, check_count
 from sfumato.generation.limits import SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
@@ -109,7 +110,7 @@ def plan(args: argparse.Namespace) -> Plan:
         card=args.card,
         weights=args.weights,
         vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
-        loras=tuple(_lora(text) for text in args.lora),
+        loras=tuple(lora_from_text(text) for text in args.lora),
         source=source,
         device=args.device,
         out=out,
@@ -118,15 +119,6 @@ def plan(args: argparse.Namespace) -> Plan:
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
-
-
-def _lora(text: str) -> tuple[Path, float]:
-    """`FILE` or `FILE:SCALE`; a colon that no number follows belongs to the name."""
-    file, colon, scale = text.rpartition(":")
-    try:
-        return checked_path("lora", file), float(scale) if colon else 1.0
-    except (ValueError, InputError):
-        return checked_path("lora", text), 1.0
 
 
 def _check_different(draft: Draft, out: Destination, grid: Path | None, film: Path | None) -> None:

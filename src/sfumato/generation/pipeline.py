@@ -175,7 +175,7 @@ def load(
     damaged.
     """
     where = find_device(device)
-    found = _Place.of(name_or_path)
+    found = Place.of(name_or_path)
     if found.published:
         words = None if vocabulary is None else Path(vocabulary)
         return Pipeline(_load_published(found, where, card, weights, words, loras), where)
@@ -188,7 +188,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a model lies, and whether it is one that others published. `name`: of one from the hub, with its commit."""
 
     path: Path
@@ -196,25 +196,25 @@ class _Place:
     name: str | None = None
 
     @staticmethod
-    def of(name_or_path: str | Path) -> _Place:
+    def of(name_or_path: str | Path) -> Place:
         path = Path(name_or_path)
         if str(name_or_path) in shipped_models():
-            return _Place(path, False)
+            return Place(path, False)
         try:
             if path.exists():
-                return _Place(path, path.is_file() or (path / "model_index.json").is_file())
+                return Place(path, path.is_file() or (path / "model_index.json").is_file())
         except (OSError, ValueError):  # no path can have this name: too long, a NUL
-            return _Place(path, False)
+            return Place(path, False)
         from sfumato.interop.hub import from_hub, is_repository, repository
 
         if not is_repository(str(name_or_path)) or path.parent.exists():  # runs/photo, where there is a runs: a slip
-            return _Place(path, False)
+            return Place(path, False)
         snapshot = from_hub(repository(str(name_or_path)))
-        return _Place(snapshot.path, True, snapshot.pinned)
+        return Place(snapshot.path, True, snapshot.pinned)
 
 
 def _load_published(
-    place: _Place,
+    place: Place,
     device: torch.device,
     card: str | Card | None,
     weights: str,

@@ -25,11 +25,12 @@ def assign(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     exact: tuple[str, ...] = (),
+    keep: bool = False,
 ) -> None:
     """Give `module` the tensors of its state dict's names, on `device`.
 
     Numbers with a point become `dtype`, or the module's own types when it is None; whole numbers keep the module's type, and
-    so do names that begin with one of `exact`.
+    so do names that begin with one of `exact`. With `keep` every tensor stays of the type that it has in its file.
     Raises `InputError` that lists the first ten names that are missing, unexpected, of another shape or another kind of
     number; the module is then as it was, as it is when reading fails. `source` names the weights in the message.
     """
@@ -44,7 +45,7 @@ def assign(
     for name, place in own.items():
         wanted = dtype is not None and place.dtype.is_floating_point and not name.startswith(exact)
         kind = dtype if dtype is not None and wanted else place.dtype
-        read[name] = tensors[name].read(kind).to(device, kind)
+        read[name] = tensors[name].read().to(device) if keep else tensors[name].read(kind).to(device, kind)
     module.load_state_dict(read, strict=True, assign=True)
 
 

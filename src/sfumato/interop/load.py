@@ -64,11 +64,11 @@ def load_published(
     vocabulary: Path | None = None,
     embeddings: Statistics | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
 ) -> LoadedModel:
     """Load a .ckpt or .safetensors file in the authors' names, or a diffusers folder, onto `device`.
 
-    Weights become `dtype`, statistics stay in fp32.
+    Weights become `dtype`, statistics stay in fp32; with None every tensor stays of the file's own type.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else it is looked for in the hub's cache.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
@@ -182,7 +182,7 @@ def scale_buffer(checkpoint: Checkpoint) -> float | None:
     entry = checkpoint.index.get(compvis.SCALE_FACTOR)
     if entry is None or entry.numel != 1:
         return None
-    return float(entry.read().float())
+    return float(entry.read())
 
 
 def _check_whole(found: Recognised, checkpoint: Checkpoint) -> None:
@@ -247,8 +247,8 @@ def _fill(
     tensors: Mapping[str, Loadable],
     checkpoint: Checkpoint,
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     exact: tuple[str, ...],
 ) -> None:
-    assign(model, tensors, str(checkpoint.path), dtype=dtype, device=device, exact=exact)
+    assign(model, tensors, str(checkpoint.path), dtype=dtype, device=device, exact=exact, keep=dtype is None)
     model.requires_grad_(False).eval().to(device)

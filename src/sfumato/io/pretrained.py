@@ -15,6 +15,7 @@ from sfumato.diffusion.grids import Spacing
 from sfumato.errors import InputError, unknown
 from sfumato.io.files import MANIFEST, check_manifest, new_directory, read_json, write_bytes, write_json
 from sfumato.io.storage import Storage
+from sfumato.io.stream import write_tensors
 from sfumato.io.weights import load_strictly, pack, read_weights, save_weights
 from sfumato.model import LatentModel
 
@@ -94,12 +95,15 @@ def save_pretrained(
     defaults: SamplingDefaults | None = None,
     name: str = "model",
     card: str = "",
-    storage: Storage = Storage.fp16,
+    storage: Storage | None = Storage.fp16,
 ) -> None:
-    """Write a model directory, whole or not at all. Statistics stay in fp32 in every `storage`."""
+    """Write a model directory, whole or not at all. Statistics stay in fp32 in every `storage`; None: all types stay."""
     tokenizer = getattr(model.conditioner, "tokenizer_json", None)
     with new_directory(directory) as folder:
-        save_weights(folder / WEIGHTS, pack(model.state_dict(), storage, _exact(model)))
+        if storage is None:
+            write_tensors(folder / WEIGHTS, model.state_dict())
+        else:
+            save_weights(folder / WEIGHTS, pack(model.state_dict(), storage, _exact(model)))
         settings = {
             "format": FORMAT,
             "name": name,
@@ -136,17 +140,14 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     path = find_model(name_or_path)
     if verify:
         check_manifest(path)
-    try:
-        digest = str(read_json(path / MANIFEST)["files"][WEIGHTS]["sha256"])
-    except (KeyError, TypeError):
-        raise InputError(f"{path / MANIFEST} has no hash of {WEIGHTS}; the folder is damaged, restore it.") from None
+    digest = read_hash(path)
     config, defaults, name = read_config(path)
-    tokenizer = _read_tokenizer(path / TOKENIZER)
+    tokenizer = read_tokenizer(path)
     model = build_model(config, tokenizer)
     load_strictly(model, read_weights(path / WEIGHTS), str(path / WEIGHTS))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return LoadedModel(model.eval().to(device), config, defaults, name, digest[:10], path)
+    return LoadedModel(model.eval().to(device), config, defaults, name, digest, path)
 
 
 def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage) -> LoadedModel:
@@ -163,7 +164,17 @@ def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage)
     return loaded
 
 
-def _read_tokenizer(path: Path) -> str | None:
+def read_hash(path: Path) -> str:
+    """First ten hex digits of the weights' SHA-256, as a model directory's manifest has it. Raises `InputError`."""
+    try:
+        return str(read_json(path / MANIFEST)["files"][WEIGHTS]["sha256"])[:10]
+    except (KeyError, TypeError):
+        raise InputError(f"{path / MANIFEST} has no hash of {WEIGHTS}; the folder is damaged, restore it.") from None
+
+
+def read_tokenizer(directory: Path) -> str | None:
+    """The JSON of a model directory's tokenizer, if it has one. Raises `InputError` when it is damaged."""
+    path = directory / TOKENIZER
     try:
         return path.read_text("utf-8") if path.is_file() else None
     except UnicodeDecodeError:

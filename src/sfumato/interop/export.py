@@ -1,0 +1,112 @@
+"""One of our models as the authors' single file: names, scale factor, and what has no form there.
+
+    prior.denoiser.network.*   -> model.diffusion_model.*
+    first_stage.*              -> first_stage_model.*, its statistics as scale_factor
+    conditioner.*              -> cond_stage_model.*, conditioner.embedders.*, embedder.*
+
+Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The prediction is
+noted as `modelspec.prediction_type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from sfumato.build import ConditionerConfig, ModelConfig
+from sfumato.conditioners.checkpoint import to_checkpoint
+from sfumato.conditioners.clip_text import ClipTextsConfig
+from sfumato.conditioners.compose import CompositeConfig
+from sfumato.conditioners.image_embedding import ImageEmbeddingConfig
+from sfumato.conditioners.label import LabelConfig
+from sfumato.conditioners.text import TextConfig
+from sfumato.diffusion.prediction import Prediction
+from sfumato.diffusion.schedule import ScheduleName
+from sfumato.errors import InputError
+from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
+from sfumato.interop import compvis
+from sfumato.interop.scale import with_one_scale
+from sfumato.networks.unet import UNetConfig
+
+PREDICTIONS = {Prediction.eps: "epsilon", Prediction.v: "v"}
+OUR_CONDITIONER = "conditioner."
+
+
+def single_file(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A `LatentModel`'s state -> (tensors under the authors' names, the file's notes). Types and bits stay.
+
+    A first stage with a shift or with scales by channel is the exception: `with_one_scale`. Raises `InputError` for a model
+    that has no form there.
+    """
+    unet, stage = published_networks(config)
+    for part in parts_of(config.conditioner):
+        _check_part(part, state)
+    first, factor = with_one_scale(stage, behind(state, compvis.OUR_FIRST_STAGE))
+    own = {name: value for name, value in state.items() if name.startswith(compvis.OUR_UNET)}
+    own |= {compvis.OUR_FIRST_STAGE + name: value for name, value in first.items()}
+    tensors = compvis.model_keys(unet, stage).to_theirs(own)
+    tensors |= to_checkpoint(config.conditioner, behind(state, OUR_CONDITIONER))
+    tensors[compvis.SCALE_FACTOR] = stored_factor(factor)
+    return tensors, {"modelspec.prediction_type": PREDICTIONS[config.prior.prediction]}
+
+
+def published_networks(config: ModelConfig) -> tuple[UNetConfig, KLConfig | VQConfig]:
+    """U-Net and first stage. Raises `InputError` for networks, predictions and schedules that no published model has."""
+    unet, stage, schedule = config.prior.network, config.first_stage, config.prior.schedule
+    if not isinstance(unet, UNetConfig):
+        raise InputError(f"a denoiser of the kind {unet.kind} has no published form, only U-Nets have; keep the native form.")
+    if not isinstance(stage, KLConfig | VQConfig):
+        raise InputError(f"a first stage of the kind {stage.kind} has no published form, only kl and vq; keep the native form.")
+    if config.prior.prediction not in PREDICTIONS:
+        raise InputError(f"the prediction {config.prior.prediction.value} has no published form, only eps and v have.")
+    if schedule.name is not ScheduleName.scaled_linear or schedule.num_steps != 1000:
+        said = f"{schedule.name.value} of {schedule.num_steps} steps"
+        raise InputError(f"the schedule {said} has no published form, only scaled_linear of 1000 steps has.")
+    return unet, stage
+
+
+def parts_of(config: ConditionerConfig) -> Iterator[ConditionerConfig]:
+    """The conditioner, or those that it is composed of."""
+    if isinstance(config, CompositeConfig):
+        yield from (part.conditioner for part in config.parts)
+    else:
+        yield config
+
+
+def behind(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What is named `prefix` and more, by the rest of its name."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def stored_factor(factor: float) -> Tensor:
+    """A scale factor whose inverse in fp32 is exactly our scale: in fp32 where one is, else in float64."""
+    scale = torch.tensor(1 / factor, dtype=torch.float64).float()
+    near = torch.tensor(factor, dtype=torch.float64).float()
+    for found in (near, near.nextafter(torch.tensor(0.0)), near.nextafter(torch.tensor(torch.inf))):
+        if torch.equal((1 / found.double()).float(), scale):
+            return found
+    return torch.tensor(1 / float(scale), dtype=torch.float64)
+
+
+def _check_part(config: ConditionerConfig, state: Mapping[str, Tensor]) -> None:
+    if isinstance(config, TextConfig | LabelConfig):
+        raise InputError(f"a conditioner of the kind {config.kind} has no published form; keep the native form.")
+    if isinstance(config, ClipTextsConfig):
+        for tower in config.towers:
+            if tower.pad == "zero" and (tower.skip == 0 or tower.projection is None):
+                raise InputError(
+                    "the text tower has lost its last layer or its projection, which the authors' files hold; "
+                    "begin with a single file, or keep the native or the diffusers form."
+                )
+    if isinstance(config, ImageEmbeddingConfig):
+        mean, std = (next(v for n, v in state.items() if n.startswith(OUR_CONDITIONER) and n.endswith(e)) for e in _STATISTICS)
+        if mean.any() or not (std == 1).all():
+            raise InputError(
+                "the statistics of this model's image embeddings have no place in a single file; keep the native form."
+            )
+
+
+_STATISTICS = (".mean", ".std")
