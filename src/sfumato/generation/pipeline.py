@@ -14,17 +14,18 @@ from sfumato.conditioners.none import Unconditional
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import InputError, unknown
+from sfumato.first_stages.base import FirstStage
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, OnStep, run
 from sfumato.generation.limits import WHITE, shorten
 from sfumato.generation.metadata import Parameters
-from sfumato.generation.pixels import WITH_ALPHA
+from sfumato.generation.pixels import WITH_ALPHA, from_picture
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
-from sfumato.generation.tiling import TILING, Tiling
+from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
-from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings
+from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings, Start
 from sfumato.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -93,11 +94,24 @@ class Pipeline:
             guidance=Guidance(interval=defaults.guidance_interval, rescale=defaults.guidance_rescale),
         )
 
-    def stream(self, request: Request, on_step: OnStep | None = None) -> Iterator[Made]:
-        """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`."""
-        for made in run(self.model, request, self.settings(request), self.device, on_step, self.tiling):
+    def stream(self, request: Request, on_step: OnStep | None = None, start: Start | None = None) -> Iterator[Made]:
+        """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`.
+
+        start: a latent to begin from in place of pure noise (`start_from`).
+        """
+        settings = replace(self.settings(request), start=start)
+        for made in run(self.model, request, settings, self.device, on_step, self.tiling):
             made.image.info.update(self.parameters(request, made.picture).to_info())
             yield made
+
+    @torch.inference_mode()
+    def start_from(self, image: Image.Image, strength: float, request: Request) -> Start:
+        """`image`, resized to the request's size and encoded, as where to begin; `strength` is the share of the steps."""
+        first_stage = self.model.first_stage
+        if not isinstance(first_stage, FirstStage):
+            raise InputError("image: this model has no encoder, so it cannot begin from a picture.")
+        x = from_picture(image, first_stage.channels, (request.height, request.width)).to(self.device)
+        return Start(encode(first_stage, x, self.tiling).mean, strength)
 
     def parameters(self, request: Request, picture: Picture) -> Parameters:
         """What a picture's file says about how it was made."""
@@ -128,13 +142,16 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
         background: str = WHITE,
+        image: Image.Image | None = None,
+        strength: float = 0.75,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
         steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `background` is what a model
         that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
-        "#ffcc00"; the drawing is the same on all. `on_step` is called after each denoising step.
+        "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
+        `strength` of the steps, above 0 to 1 (nothing of it need stay). `on_step` is called after each denoising step.
         `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
         file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError` when
         memory runs out, `NotFiniteError` when sampling diverges.
@@ -153,7 +170,9 @@ class Pipeline:
             batch_size=batch_size,
             background=background,
         )
-        return [made.image for made in self.stream(self.request(draft), on_step)]
+        request = self.request(draft)
+        start = None if image is None else self.start_from(image, strength, request)
+        return [made.image for made in self.stream(request, on_step, start)]
 
 
 def load(

@@ -5,6 +5,7 @@ Four channels are the picture on white, and alpha (`sfumato.alpha`): they become
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from PIL import Image, ImageColor
 from torch import Tensor
@@ -25,6 +26,20 @@ def to_unit(pixels: Tensor) -> Tensor:
 def to_bytes(x: Tensor) -> Tensor:
     """About [-1, 1] -> uint8 [0, 255], rounded and clipped: what a saved picture holds. On the device of `x`."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_picture(image: Image.Image, channels: int, size: tuple[int, int]) -> Tensor:
+    """A picture resized to (height, width) as (1, C, H, W) in [-1, 1]: on white, with alpha as the fourth of four channels.
+
+    Raises `InputError` for a number of channels that no picture has.
+    """
+    if channels not in (1, 3, WITH_ALPHA):
+        raise InputError(f"this model's pictures have {channels} channels; a picture has 1, 3 or 4.")
+    clear = image.convert("RGBA").convert("RGBa")  # premultiplied: colours of clear pixels stay out of their neighbours
+    clear = clear.resize((size[1], size[0]), Image.Resampling.LANCZOS).convert("RGBA")
+    shown = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("L" if channels == 1 else "RGB")
+    layers = [*shown.split(), *([clear.getchannel("A")] if channels == WITH_ALPHA else [])]
+    return to_unit(torch.stack([torch.from_numpy(np.array(layer)) for layer in layers])[None])
 
 
 def to_pictures(x: Tensor, background: str = WHITE) -> list[Image.Image]:

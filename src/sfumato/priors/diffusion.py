@@ -24,6 +24,7 @@ from sfumato.diffusion.guidance import Guidance, GuidedDenoiser
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import ScheduleConfig, make_schedule
 from sfumato.diffusion.weighting import TimeSampling, Weighting, sample_times, weight
+from sfumato.errors import InputError
 from sfumato.latent import Grid
 from sfumato.networks.hourglass import Hourglass, HourglassConfig
 from sfumato.networks.unet import UNet, UNetConfig
@@ -48,14 +49,36 @@ class DiffusionConfig:
     loss: Literal["l2", "l1"] = "l2"
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Begin from a noised latent instead of pure noise (SDEdit: Meng et al. 2021, arXiv 2108.01073).
+
+    z_0: (1 or B, C, h, w) in unit scale. strength: the share of the plan's steps that is walked, above 0 to 1; from
+    x_t = alpha_t z_0 + sigma_t eps at the first of them. Raises `InputError` for another strength.
+    """
+
+    z_0: Tensor
+    strength: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength: got {self.strength}, expected above 0 (nothing changes) to 1 (everything may).")
+
+    def plan(self, times: Tensor) -> Tensor:
+        """The last steps of a plan (N + 1,), at least one: (n + 1,)."""
+        num_steps = len(times) - 1
+        return times[num_steps - max(1, round(self.strength * num_steps)) :]
+
+
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """How to sample. `spacing` None takes the sampler's own."""
+    """How to sample. `spacing` None takes the sampler's own; `start` None is pure noise."""
 
     sampler: Sampler = SAMPLERS["dpmpp_2m"]
     num_steps: int = 20
     spacing: Spacing | None = None
     guidance: Guidance = field(default_factory=Guidance)
+    start: Start | None = None
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -90,13 +113,17 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         return Loss(total, {"loss": total.detach(), "mse": each.detach().mean()})
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: DiffusionSettings, noise: NoiseSource) -> Iterator[Step]:
-        """From pure noise at t = 1 to a clean latent; one `Step` for every call of the guided denoiser."""
+        """From pure noise at t = 1, or from `settings.start`, to a clean latent; one `Step` a call of the guided denoiser."""
         schedule, sampler = self.denoiser.schedule, settings.sampler
         plan = times(settings.spacing or sampler.spacing, schedule, settings.num_steps)
         guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
         x = noise(torch.empty(tuple(shape), device=next(self.parameters()).device))
+        if settings.start is not None:
+            plan = settings.start.plan(plan)
+            z_0 = settings.start.z_0.to(x).expand_as(x)
+            x = self.denoiser.noised(z_0, x, plan[:1].to(x).expand(len(x)))
         walk = sampler.steps(schedule, plan, x, noise)
-        total = sampler.num_calls(settings.num_steps)
+        total = sampler.num_calls(len(plan) - 1)
         x_t, t = next(walk)
         for index in range(total):
             x_0 = guided(x_t, t)
