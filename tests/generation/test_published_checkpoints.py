@@ -14,9 +14,12 @@ import torch
 from sfumato.cli.main import main
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import AVERAGES, Pipeline, load
+from sfumato.generation.pixels import to_pictures
+from sfumato.generation.request import Draft
 from sfumato.interop import choose, hub
 from sfumato.interop.ema import Weights
 from sfumato.io.pretrained import LoadedModel
+from sfumato.noise import PictureNoise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
 from published import CARDS, WORDS, config_of, made, state_of, with_averages, write
@@ -61,6 +64,31 @@ def test_every_model_that_a_prompt_is_enough_for(name: str, prompt: str, tmp_pat
     first, second = (pipeline.generate(prompt or (), num=2, seed=3, steps=2)[i] for i in (0, 1))
     assert np.asarray(first).std() > 1
     assert (np.asarray(first) != np.asarray(second)).any()
+
+
+@pytest.mark.parametrize("name", ["inpainting", "sd1 inpainting", "segmentation", "layout", "upscaler", "unclip"])
+def test_models_that_are_told_more_than_a_prompt(name: str, tmp_path: Path) -> None:
+    """`inputs` reach the conditioner as they would by hand."""
+    card, given = CARDS[name]
+    pipeline = load(write(state_of(made(card), card), tmp_path / "model.safetensors"), "cpu", card=card)
+    inputs = {key: value for key, value in given.items() if key != "text"} if isinstance(given, dict) else given
+    guidance = 1.0 if name in ("layout", "unclip") else 2.0
+    prompts = "a cat" if isinstance(given, dict) else ()
+    found = pipeline.generate(prompts, seed=3, steps=2, guidance=guidance, inputs=inputs)[0]
+    request = pipeline.request(Draft(prompts=("a cat",), seed=3, steps=2, guidance=guidance))
+    model = pipeline.model
+    prepared = model.conditioner.prepare([{"text": "a cat", **inputs} if isinstance(given, dict) else given])
+    expected = model.sample(prepared, pipeline.settings(request), PictureNoise([3]), guidance)
+    assert np.array_equal(np.asarray(found), np.asarray(to_pictures(expected)[0]))
+
+
+def test_inputs_that_fit_no_part(tmp_path: Path) -> None:
+    card, given = CARDS["sd1 inpainting"]
+    pipeline = load(write(state_of(made(card), card), tmp_path / "model.ckpt"), "cpu", card=card)
+    with pytest.raises(InputError, match=r"maks.*mask"):
+        pipeline.generate("a cat", steps=2, inputs={"maks": given["mask"]})
+    with pytest.raises(InputError, match="expected a mapping"):
+        pipeline.generate("a cat", steps=2, inputs=given["mask"])
 
 
 def test_a_model_that_wants_a_picture_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,14 @@ class Conditioner(nn.Module, ABC, Generic[I, P]):
     def from_prompt(self, prompt: str, size: tuple[int, int]) -> I:
         """The input that a prompt alone gives, for a picture of (height, width). Raises `InputError` where it needs more."""
         if self.needs:
-            raise InputError(f"this model needs {self.needs}, and was given a prompt only; give it to conditioner.prepare.")
+            raise InputError(
+                f"this model needs {self.needs}, and was given a prompt only; in Python: generate(..., inputs=...)."
+            )
         return cast(I, prompt)
+
+    def with_inputs(self, prompt: str, size: tuple[int, int], inputs: Any) -> I:
+        """The input of a prompt and of what is given beside it: `inputs` itself, where one thing is all that is asked for."""
+        return self.from_prompt(prompt, size) if inputs is None else cast(I, inputs)
 
     @abstractmethod
     def prepare(self, inputs: Sequence[I]) -> P:

@@ -93,6 +93,16 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
         """Every part's input. Raises `InputError` when a part needs more than a prompt."""
         return {name: self._part(name).from_prompt(prompt, size) for name in self.parts}
 
+    def with_inputs(self, prompt: str, size: tuple[int, int], inputs: Any) -> Mapping[str, Any]:
+        """`inputs` by the names of parts, and for the other parts what the prompt gives them."""
+        given = {} if inputs is None else inputs
+        if not isinstance(given, Mapping):
+            raise InputError(f"inputs: got {type(given).__name__}, expected a mapping with some of {', '.join(self.parts)}.")
+        strange = next((name for name in given if name not in self.parts), None)
+        if strange is not None:
+            raise unknown("input", str(strange)[:100], list(self.parts))
+        return {n: given[n] if n in given else self._part(n).from_prompt(prompt, size) for n in self.parts}
+
     def prepare(self, inputs: Sequence[Mapping[str, Any] | str]) -> Parts:
         """B mappings of the same names -> the parts' prepared values. Raises `InputError` for a name that is no part's."""
         rows = [{TEXT: given} if isinstance(given, str) else given for given in inputs]

@@ -74,10 +74,12 @@ def run(
     device: torch.device,
     on_step: OnStep | None = None,
     tiling: Tiling | None = TILING,
+    inputs: Any = None,
 ) -> Iterator[Made]:
     """Make the request's pictures in order, each as soon as it is done.
 
-    `settings` are the sampling settings of the model's prior; `tiling` says which pictures are decoded in tiles. Raises
+    `settings` are the sampling settings of the model's prior; `tiling` says which pictures are decoded in tiles; `inputs`
+    is what the conditioner is given beside each prompt (`Conditioner.with_inputs`). Raises
     `NotFiniteError`, `MachineError` (out of memory), `InputError` (a prompt that the model does not know); an exception in
     `on_step` stops the run.
     """
@@ -87,7 +89,7 @@ def run(
         chunk = tuple(pictures[first : first + size])
         try:
             with _full_precision(device):
-                made = _make(model, chunk, request, settings, on_step, tiling)
+                made = _make(model, chunk, request, settings, on_step, tiling, inputs)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -115,8 +117,9 @@ def _make(
     settings: Any,
     on_step: OnStep | None,
     tiling: Tiling | None,
+    inputs: Any,
 ) -> list[Made]:
-    prepared, negative = _inputs(model, chunk, request)
+    prepared, negative = _inputs(model, chunk, request, inputs)
     twins = model.conditioner.twins(prepared, request.guidance, negative)
     shape = (len(chunk), *model.latent_shape(request.height, request.width))
     noise = PictureNoise([picture.seed for picture in chunk])
@@ -135,11 +138,11 @@ def _make(
     return [Made(*one) for one in zip(chunk, to_bytes(x).cpu(), images, strict=True)]
 
 
-def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request) -> tuple[Prepared, Prepared | None]:
+def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request, inputs: Any) -> tuple[Prepared, Prepared | None]:
     """The chunk's prompts and negative prompts as the conditioner's tensors, on its device."""
     device = next(model.parameters()).device
     conditioner, size = model.conditioner, (request.height, request.width)
-    prepared = conditioner.prepare([conditioner.from_prompt(picture.prompt, size) for picture in chunk]).to(device)
+    prepared = conditioner.prepare([conditioner.with_inputs(picture.prompt, size, inputs) for picture in chunk]).to(device)
     if request.negative is None or request.guidance == 1.0:
         return prepared, None
     return prepared, conditioner.prepare([request.negative] * len(chunk)).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -94,13 +94,15 @@ class Pipeline:
             guidance=Guidance(interval=defaults.guidance_interval, rescale=defaults.guidance_rescale),
         )
 
-    def stream(self, request: Request, on_step: OnStep | None = None, start: Start | None = None) -> Iterator[Made]:
+    def stream(
+        self, request: Request, on_step: OnStep | None = None, start: Start | None = None, inputs: Any = None
+    ) -> Iterator[Made]:
         """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`.
 
-        start: a latent to begin from in place of pure noise (`start_from`).
+        start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`.
         """
         settings = replace(self.settings(request), start=start)
-        for made in run(self.model, request, settings, self.device, on_step, self.tiling):
+        for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
             made.image.info.update(self.parameters(request, made.picture).to_info())
             yield made
 
@@ -144,6 +146,7 @@ class Pipeline:
         background: str = WHITE,
         image: Image.Image | None = None,
         strength: float = 0.75,
+        inputs: Any = None,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
@@ -151,12 +154,15 @@ class Pipeline:
         steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `background` is what a model
         that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
         "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
-        `strength` of the steps, above 0 to 1 (nothing of it need stay). `on_step` is called after each denoising step.
-        `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
+        `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
+        such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `on_step` is called after each denoising
+        step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
         file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError` when
         memory runs out, `NotFiniteError` when sampling diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
+        if inputs is not None and not prompts:
+            prompts = ("",)  # a map, a mask or a layout may say it all
         draft = Draft(
             prompts=(prompts,) if isinstance(prompts, str) else prompts,  # type: ignore[arg-type]  # checked by Draft
             negative=negative,
@@ -172,7 +178,7 @@ class Pipeline:
         )
         request = self.request(draft)
         start = None if image is None else self.start_from(image, strength, request)
-        return [made.image for made in self.stream(request, on_step, start)]
+        return [made.image for made in self.stream(request, on_step, start, inputs)]
 
 
 def load(
