@@ -58,14 +58,24 @@ def test_names_match_with_and_without_folders(tmp_path):
     assert coco.match(["b.jpg"]) == {"b.jpg": "sub/b.jpg"}
 
 
+def test_names_match_by_the_folders_that_they_share(tmp_path):
+    images = [{"id": i, "file_name": name} for i, name in enumerate(["images/train/1.png", "images/test/1.png", "1.png"])]
+    coco = read_coco(written(tmp_path, table(images=images, annotations=[])))
+    assert coco.match(["train/1.png", "test/1.png"]) == {
+        "train/1.png": "images/train/1.png", "test/1.png": "images/test/1.png"
+    }  # fmt: skip
+    assert coco.match(["else/1.png"]) == {"else/1.png": "1.png"}
+
+
 def test_names_that_two_pictures_answer_to_are_an_error(tmp_path):
     coco = read_coco(written(tmp_path, table()))
     with pytest.raises(InputError, match=r"train/a\.jpg and val/a\.jpg both answer"):
         coco.match(["train/a.jpg", "val/a.jpg"])
     twice = [{"id": 1, "file_name": "x/a.jpg"}, {"id": 2, "file_name": "y/a.jpg"}]
     coco = read_coco(written(tmp_path, table(images=twice, annotations=[])))
-    with pytest.raises(InputError, match="same base name"):
+    with pytest.raises(InputError, match=r"a\.jpg: the json has x/a\.jpg and y/a\.jpg, both as near"):
         coco.match(["a.jpg"])
+    assert coco.match(["images/y/a.jpg", "x/a.jpg"]) == {"images/y/a.jpg": "y/a.jpg", "x/a.jpg": "x/a.jpg"}
 
 
 def annotation(**changes):

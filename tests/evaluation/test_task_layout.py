@@ -82,10 +82,10 @@ def test_the_box_of_a_gallery_picture_is_where_it_differs_from_its_corner() -> N
 
 def test_crops_are_squares_within_the_picture() -> None:
     canvas = torch.zeros(3, 40, 60, dtype=torch.uint8)
-    canvas[:, 10:20, 40:60] = 255  # 20 x 10: the square of 24 around it would reach beyond the right side
-    found = crop(canvas, Box(0, 40 / 60, 10 / 40, 20 / 60, 10 / 40), 24)
-    assert found.shape == (1, 3, 24, 24)
-    assert torch.equal(found[0], canvas[:, 3:27, 36:60])
+    canvas[:, 2:12, 40:60] = 255  # 20 x 10: the square of 20 around it would reach 3 rows beyond the upper side
+    found = crop(canvas, Box(0, 40 / 60, 2 / 40, 20 / 60, 10 / 40), 20)
+    assert found.shape == (1, 3, 20, 20)
+    assert torch.equal(found[0], canvas[:, 0:20, 40:60])
     whole = crop(canvas, Box(0, 0.0, 0.0, 1.0, 1.0), 40)
     assert torch.equal(whole[0], canvas[:, :, 10:50])
 

@@ -61,17 +61,18 @@ class Coco:
     sizes: Mapping[str, tuple[int, int]]
 
     def match(self, names: Iterable[str]) -> dict[str, str]:
-        """Names of records -> file names of the JSON: the same, else without leading folders, else the same base name.
+        """Names of records -> file names of the JSON: the same, else that of the same base name with the most folders in common
+        above it.
 
         Records without annotations are left out. Raises `InputError` where two answer to one name.
         """
-        bases: dict[str, list[str]] = defaultdict(list)
+        bases: dict[str, list[PurePosixPath]] = defaultdict(list)
         for known in self.boxes:
-            bases[PurePosixPath(known).name].append(known)
+            bases[PurePosixPath(known).name].append(PurePosixPath(known))
         found: dict[str, str] = {}
         owner: dict[str, str] = {}
         for name in names:
-            file = self._exact(name) or self._by_base(name, bases)
+            file = name if name in self.boxes else _nearest(PurePosixPath(name), bases)
             if file is None:
                 continue
             if file in owner:
@@ -82,19 +83,19 @@ class Coco:
             found[name] = file
         return found
 
-    def _exact(self, name: str) -> str | None:
-        parts = PurePosixPath(name).parts
-        tails = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((tail for tail in tails if tail in self.boxes), None)
 
-    @staticmethod
-    def _by_base(name: str, bases: Mapping[str, Sequence[str]]) -> str | None:
-        files = bases.get(PurePosixPath(name).name, ())
-        if len(files) > 1:
-            raise InputError(
-                f"{name}: the json has {files[0]} and {files[1]}, of the same base name; give the picture's folder."
-            )
-        return files[0] if files else None
+def _nearest(name: PurePosixPath, bases: Mapping[str, Sequence[PurePosixPath]]) -> str | None:
+    """The file name that ends as `name` does, for as many parts as any; of equals one that is wholly the end of the other."""
+
+    def likeness(file: PurePosixPath) -> tuple[int, bool]:
+        pairs = list(zip(reversed(name.parts), reversed(file.parts)))
+        common = next((index for index, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        return common, common == len(pairs)
+
+    ranked = sorted(((likeness(file), str(file)) for file in bases.get(name.name, ())), reverse=True)
+    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+        raise InputError(f"{name}: the json has {ranked[1][1]} and {ranked[0][1]}, both as near; give the picture's folder.")
+    return ranked[0][1] if ranked else None
 
 
 def read_coco(path: str | os.PathLike[str]) -> Coco:

@@ -1,13 +1,14 @@
 """Layouts: is the thing asked for in its box, and does it fill the box?
 
-Found: the crop of a box is what a gallery picture of the class asked for looks like. A crop is the square around the box's
-centre, (1 + 2 `MARGIN`) of its longer side, moved into the picture; gallery pictures (one thing on a plain background) are
-cropped likewise around what differs from their corner. Features are MobileNetV2's (`Scorer`), centred by the gallery's mean;
-the class of the nearest by the cosine is the one found.
+Found: the crop of a box looks like a gallery picture of the class asked for. A crop is the square around the box's centre of
+its longer side, moved into the picture; gallery pictures (one thing on a plain background) are cropped likewise around what
+differs from their corner. Features are MobileNetV2's `LAYER`, averaged in 4 x 4 places and centred by the gallery's mean;
+the class of the nearest by the cosine is the one found. Averaged in one place they would see more of the background than of
+the thing.
 
-Overlap: the thing's own box is the smallest that holds the central 98 %, in each direction, of the pixels of its class in the
-map recovered from the picture, within a window that is half its sides larger all around; intersection over union with the
-box asked for, 0 where no such pixel is.
+Overlap: the thing's own box is the smallest that holds the central 99.5 %, in each direction, of the pixels of its class in
+the map recovered from the picture, within a window that is half its sides larger all around; intersection over union with
+the box asked for, 0 where no such pixel is.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.alpha import on_white
 from sfumato.conditioners.layout import Box
-from sfumato.evaluation.scoring import Scorer
+from sfumato.evaluation.data import batches
 from sfumato.evaluation.tasks.intervals import ratio_interval
+from sfumato.features.mobilenet import load_mobilenet
 from sfumato.features.views import resize_square
 from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.metrics.bootstrap import Interval
 from sfumato.metrics.retrieval import centred_cosine
 
-SCORER = Scorer()
-MARGIN = 0.1
+LAYER = "block10"
+PLACES = 4  # a side
+SIDE = 128  # of the crops
 WINDOW = 0.5
-SIDE = 128  # of the crops, where the scorer has no size of its own
+TRIMMED = 0.0025  # of the pixels, at each end
 DIFFERENT = 12  # of 255: what differs from a gallery picture's corner
 
 
@@ -65,14 +69,22 @@ class Overlap:
     values: Tensor
 
 
-def make_gallery(
-    pictures: Tensor, labels: Sequence[int], scorer: Scorer = SCORER, device: torch.device | str = "cpu"
-) -> Gallery:
+def make_gallery(pictures: Tensor, labels: Sequence[int], device: torch.device | str = "cpu") -> Gallery:
     """pictures: (G, C, H, W) uint8, one thing each on a plain or clear background; labels: the class numbers of layouts."""
     if len(pictures) != len(labels) or not len(pictures):
         raise ValueError(f"{len(pictures)} gallery pictures with {len(labels)} labels: one each is needed.")
-    crops = torch.cat([crop(picture, content_box(picture), scorer.resize or SIDE) for picture in pictures])
-    return Gallery(scorer(crops, device), torch.tensor(labels))
+    crops = torch.cat([crop(picture, content_box(picture), SIDE) for picture in pictures])
+    return Gallery(_features(crops, device), torch.tensor(labels))
+
+
+@torch.inference_mode()
+def _features(crops: Tensor, device: torch.device | str, batch_size: int = 64) -> Tensor:
+    """(N, C, SIDE, SIDE) uint8 -> (N, 16 D) fp32 on the CPU."""
+    network, found = load_mobilenet(device), []
+    for part in batches(len(crops), batch_size):
+        map = network(to_unit(crops[part].to(device)), (LAYER,))[LAYER]  # (B, D, h, w)
+        found.append(F.adaptive_avg_pool2d(map, PLACES).flatten(1).cpu())
+    return torch.cat(found)
 
 
 def content_box(picture: Tensor) -> Box:
@@ -89,7 +101,7 @@ def content_box(picture: Tensor) -> Box:
 def crop(picture: Tensor, box: Box, side: int) -> Tensor:
     """(C, H, W) uint8 -> (1, 3 or 1, side, side) uint8: the square around the box, seen on white."""
     height, width = picture.shape[1:]
-    wanted = max(box.width * width, box.height * height) * (1 + 2 * MARGIN)
+    wanted = max(box.width * width, box.height * height)
     size = min(max(2, round(wanted)), height, width)
     left = min(max(0, round((box.left + box.width / 2) * width - size / 2)), width - size)
     top = min(max(0, round((box.top + box.height / 2) * height - size / 2)), height - size)
@@ -102,7 +114,6 @@ def found_in_boxes(
     names: Sequence[str],
     gallery: Gallery,
     rng: torch.Generator,
-    scorer: Scorer = SCORER,
     device: torch.device | str = "cpu",
     num_resamples: int = 1000,
 ) -> Found:
@@ -111,8 +122,8 @@ def found_in_boxes(
     Raises `ValueError` for other counts and for no box at all.
     """
     owner, boxes = _listed(pictures, layouts)
-    crops = torch.cat([crop(pictures[i].cpu(), box, scorer.resize or SIDE) for i, box in zip(owner.tolist(), boxes)])
-    nearest = centred_cosine(scorer(crops, device), gallery.features).argmax(1)
+    crops = torch.cat([crop(pictures[i].cpu(), box, SIDE) for i, box in zip(owner.tolist(), boxes)])
+    nearest = centred_cosine(_features(crops, device), gallery.features).argmax(1)
     asked = torch.tensor([box.label for box in boxes])
     hits = gallery.labels[nearest] == asked
     by_class = {names[int(label)]: hits[asked == label].double().mean().item() for label in asked.unique()}
@@ -159,7 +170,7 @@ def _overlap(inside: Tensor, box: Box) -> float:
 
 
 def _extent(places: Tensor) -> tuple[float, float]:
-    low, high = torch.quantile(places.float(), torch.tensor([0.01, 0.99]), interpolation="nearest").tolist()
+    low, high = torch.quantile(places.float(), torch.tensor([TRIMMED, 1 - TRIMMED]), interpolation="nearest").tolist()
     return low, high + 1
 
 
