@@ -27,6 +27,7 @@ from sfumato.conditioners.neighbours import Neighbours, NeighboursConfig
 from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.conditioners.picture_latent import PictureLatentConfig, PictureLatents
 from sfumato.conditioners.pictures import Encode
+from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.conditioners.sizes import SizeNumbers, SizesConfig
 from sfumato.conditioners.text import TextConfig, TextEncoder
@@ -137,6 +138,8 @@ def _of_own_parts(config: PartConfig) -> Conditioner[Any, Any]:
             return ImageEmbedding(config)
         case NeighboursConfig():
             return Neighbours(config)
+        case RetrievedConfig():
+            return Retrieved(config)
         case _:
             raise AssertionError(config)
 
