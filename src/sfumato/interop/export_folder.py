@@ -38,6 +38,8 @@ from sfumato.networks.unet import UNetConfig
 
 UPSCALE_FACTOR = 0.08333
 NOTHING = [None, None]
+_PIXELS = 8
+"""Sides of a latent in LDMTextToImagePipeline, whatever the first stage's."""
 
 
 def folder_parts(
@@ -71,12 +73,20 @@ def folder_parts(
 
 def folder_notes(config: ModelConfig) -> tuple[str, ...]:
     """What the user of a folder must know to load it with diffusers, a sentence each."""
-    if pipelines.form_of(config.conditioner).pipeline != pipelines.DEPTH:
-        return ()
-    return (
-        "the folder has no depth estimator: give from_pretrained depth_estimator=None and feature_extractor=None, and each "
-        "call its depth_map.",
-    )
+    pipeline = pipelines.form_of(config.conditioner).pipeline
+    factor = config.first_stage.network.factor  # type: ignore[union-attr]  # of those that have a form
+    if pipeline == pipelines.DEPTH:
+        return (
+            "the folder has no depth estimator: give from_pretrained depth_estimator=None and feature_extractor=None, and each "
+            "call its depth_map.",
+        )
+    if pipeline == pipelines.BERT and factor != _PIXELS:
+        height, width = (side * _PIXELS // factor for side in config.image_size)
+        return (
+            f"{pipeline} takes a latent for {_PIXELS} x {_PIXELS} pixels, here it has {factor} x {factor}: "
+            f"ask it for height={height}, width={width}.",
+        )
+    return ()
 
 
 def write_parts(

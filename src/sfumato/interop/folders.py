@@ -47,6 +47,7 @@ _SCHEDULERS = (
     "DDIM DDPM PNDM LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete DPMSolverMultistep DPMSolverSinglestep "
     "DEISMultistep UniPCMultistep KDPM2Discrete KDPM2AncestralDiscrete EDMEuler EDMDPMSolverMultistep LCM TCD SASolver"
 )
+_PROCESSORS = ("", "Fast", "Pil")  # the same, by what it is made with; folders name whichever was there
 #: Library and class -> what it is for. A model of another class is refused.
 CLASSES: Final[Mapping[tuple[str, str], Part]] = {
     ("diffusers", "UNet2DConditionModel"): Part.denoiser,
@@ -63,11 +64,10 @@ CLASSES: Final[Mapping[tuple[str, str], Part]] = {
     ("transformers", "CLIPTokenizerFast"): Part.tokenizer,
     ("transformers", "BertTokenizer"): Part.tokenizer,
     ("transformers", "BertTokenizerFast"): Part.tokenizer,
-    ("transformers", "CLIPImageProcessor"): Part.processor,
     ("transformers", "CLIPFeatureExtractor"): Part.processor,
-    ("transformers", "DPTImageProcessor"): Part.processor,
     ("transformers", "DPTFeatureExtractor"): Part.processor,
     ("stable_diffusion", "StableDiffusionSafetyChecker"): Part.ignored,
+    **{("transformers", f"{name}ImageProcessor{kind}"): Part.processor for name in ("CLIP", "DPT") for kind in _PROCESSORS},
     **{("diffusers", f"{name}Scheduler"): Part.scheduler for name in _SCHEDULERS.split()},
 }
 _WITH_WEIGHTS = {
