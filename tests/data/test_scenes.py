@@ -138,7 +138,7 @@ def test_things_overlap_little_and_are_of_many_sizes(made):
 
 
 def test_pictures_show_what_maps_say(made):
-    """Every emoji here has one colour: where it is solid, three pixels from its edge (as far as Lanczos reaches), it is seen."""
+    """Every emoji here has one colour: where it is solid, three pixels from its edge (Lanczos reaches so far), it is seen."""
     folder, rows = made
     count = 0
     for row in rows:
