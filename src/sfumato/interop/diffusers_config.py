@@ -13,7 +13,7 @@ from typing import Any
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
-from sfumato.interop.diffusers import head_width
+from sfumato.interop.diffusers import head_width, norm_groups
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
 
@@ -37,8 +37,8 @@ _PLAIN_UNET_FIXED = {
     "norm_eps": 1e-5, "resnet_time_scale_shift": "default", "add_attention": True, "class_embed_type": None,
 }  # fmt: skip
 CONDITIONED, PLAIN = "UNet2DConditionModel", "UNet2DModel"
-_FIRST_STAGE_FIXED = {"act_fn": "silu", "norm_num_groups": 32, "norm_type": "group", "lookup_from_codebook": False,
-                      "use_quant_conv": True, "use_post_quant_conv": True}  # fmt: skip
+_FIRST_STAGE_FIXED = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False, "use_quant_conv": True,
+                      "use_post_quant_conv": True}  # fmt: skip
 
 
 def is_text_time(settings: Mapping[str, Any]) -> bool:
@@ -176,7 +176,7 @@ def first_stage_settings(config: KLConfig | VQConfig) -> dict[str, Any]:
         "block_out_channels": net.widths(),
         "layers_per_block": net.num_res_blocks,
         "latent_channels": net.latent_channels,
-        "norm_num_groups": net.norm_groups,
+        "norm_num_groups": norm_groups(net),
         "down_block_types": ["AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in attended],
         "up_block_types": ["AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attended)],
         "mid_block_add_attention": net.mid_attention,
@@ -226,6 +226,7 @@ def first_stage_config(settings: Mapping[str, Any]) -> KLConfig | VQConfig:
         mid_attention=bool(settings.get("mid_block_add_attention", True)),
         latent_channels=latent,
         double_moments=not vq,
+        norm_groups=_one(settings, "norm_num_groups", 32),
     )
     if not vq:
         return KLConfig(network)

@@ -8,7 +8,8 @@
     bert, tokenizer                 LDMBertModel, and the words of its tokenizer
     depth_estimator                 not read: depth maps are given
 
-The card says what a folder does not: the task, the conditioner, the authors' sampling.
+An unconditional model of no published architecture is one's own, and its folder says all of it. Of the others the card says
+what a folder does not: the task, the conditioner, the authors' sampling.
 """
 
 from __future__ import annotations
@@ -33,17 +34,22 @@ from sfumato.conditioners.low_resolution import NoisedLowResolutionConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName
 from sfumato.errors import InputError
+from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis, diffusers, diffusers_config
-from sfumato.interop.cards import Card
+from sfumato.interop.cards import Card, Family, Task
 from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.choose import choose_card, stated
-from sfumato.interop.folder_schedules import LOW_RESOLUTION, NOISING, schedule_of, scheduler_of
+from sfumato.interop.folder_schedules import LOW_RESOLUTION, MAIN, NOISING, prediction_of, schedule_of, scheduler_of
 from sfumato.interop.folders import Component, Part
 from sfumato.interop.index import Held, Loadable
+from sfumato.interop.pipelines import PLAIN
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised, cards_of
 from sfumato.interop.shapes import normal
 from sfumato.networks.clip import Activation, ClipTextConfig
+from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
 
 ACTIVATIONS = get_args(Activation)
 
@@ -58,10 +64,11 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     first_stage = diffusers_config.first_stage_config(stage.config)
     cards, relative = cards_of(network, first_stage)
     found = Recognised(Kind.checkpoint, network, first_stage, cards, relative, (), False, "", "", ())
-    chosen = choose_card(found, checkpoint, card)
+    is_own = card is None and not cards and checkpoint.pipeline == PLAIN
+    chosen = _own_card(checkpoint, network, first_stage) if is_own else choose_card(found, checkpoint, card)
     if normal(network) != normal(chosen.unet):  # other heads than the card's: the folder's own count
         chosen = replace(chosen, prior=replace(chosen.prior, network=network))
-    factor = stated(checkpoint).scale_factor
+    factor = chosen.scale_factor if is_own else stated(checkpoint).scale_factor
     chosen = replace(chosen, scale_factor=chosen.scale_factor if factor is None else factor)
     text_time = diffusers_config.is_text_time(unet.config)
     own = diffusers.unet_keys(chosen.unet, text_time=text_time).to_ours(_read(unet), f"{unet.directory}")
@@ -70,6 +77,28 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     tensors |= _held(compvis.OUR_FIRST_STAGE, own)
     conditioner, state = _conditioner(chosen.conditioner, checkpoint)
     return replace(chosen, conditioner=conditioner), tensors | _held("conditioner.", state)
+
+
+def _own_card(checkpoint: Checkpoint, network: UNetConfig, first_stage: KLConfig | VQConfig) -> Card:
+    """Of an unconditional model of one's own, of which the folder says all. Raises `InputError` where it does not."""
+    unet, stage, settings = _one(checkpoint, Part.denoiser), _one(checkpoint, Part.first_stage), scheduler_of(checkpoint)
+    what = f"{checkpoint.path / MAIN}"
+    side, factor = unet.config.get("sample_size"), diffusers_config.scaling_factor(stage.config)
+    if type(side) is not int or side < 1:
+        raise InputError(f"{unet.directory} has sample_size {shown(str(side))}; expected the latent's side.")
+    if not isinstance(factor, int | float | None) or isinstance(factor, bool):
+        raise InputError(f"{stage.directory} has scaling_factor {shown(str(factor))}; expected a number.")
+    kl = isinstance(first_stage, KLConfig)
+    return Card(
+        name=checkpoint.path.name,
+        family=Family.latent_diffusion,
+        task=Task.unconditional,
+        source=PLAIN,
+        first_stage=first_stage,
+        prior=DiffusionConfig(network, schedule_of(settings, ScheduleConfig(), what), prediction_of(settings, what)),
+        image_size=(side * first_stage.network.factor,) * 2,
+        scale_factor=(diffusers_config.VQ_DEFAULT_FACTOR if kl else 1.0) if factor is None else float(factor),
+    )
 
 
 def _one(checkpoint: Checkpoint, part: Part) -> Component:
