@@ -15,9 +15,9 @@ what a folder does not: the task, the conditioner, the authors' sampling.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
@@ -52,6 +52,7 @@ from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 
 ACTIVATIONS = get_args(Activation)
+T = TypeVar("T")
 
 
 def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[Card, dict[str, Loadable]]:
@@ -60,8 +61,8 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     Raises `InputError` for a part that is missing or that none of our networks can express.
     """
     unet, stage = _one(checkpoint, Part.denoiser), _one(checkpoint, Part.first_stage)
-    network = diffusers_config.unet_config(unet.config)
-    first_stage = diffusers_config.first_stage_config(stage.config)
+    network = _parsed(diffusers_config.unet_config, unet)
+    first_stage = _parsed(diffusers_config.first_stage_config, stage)
     cards, relative = cards_of(network, first_stage)
     found = Recognised(Kind.checkpoint, network, first_stage, cards, relative, (), False, "", "", ())
     is_own = card is None and not cards and checkpoint.pipeline == PLAIN
@@ -77,6 +78,21 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     tensors |= _held(compvis.OUR_FIRST_STAGE, own)
     conditioner, state = _conditioner(chosen.conditioner, checkpoint)
     return replace(chosen, conditioner=conditioner), tensors | _held("conditioner.", state)
+
+
+def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
+    """A network's config out of its config.json. Raises `InputError` for settings that no network has."""
+    layers, tensors = component.config.get("layers_per_block"), component.index
+    assert tensors is not None
+    if isinstance(layers, int) and layers > len(tensors):  # nothing is built from a number that only costs time
+        raise InputError(f"{component.directory} has layers_per_block {layers}, more than it has tensors; get it again.")
+    try:
+        return parse(component.config)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        why = shown(" ".join(str(error).split()))
+        raise InputError(f"{component.directory} has settings that are none ({why}); get its config.json again.") from None
 
 
 def _own_card(checkpoint: Checkpoint, network: UNetConfig, first_stage: KLConfig | VQConfig) -> Card:
