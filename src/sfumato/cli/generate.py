@@ -9,6 +9,7 @@ from sfumato.cli import flags
 from sfumato.cli.bars import NoBar, progress_bar
 from sfumato.cli.making import DEFAULT_MODEL, load_model, make
 from sfumato.cli.plan import Plan, plan
+from sfumato.generation.limits import LIMITS
 from sfumato.generation.request import Draft
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sfumato generate`. Numbers arrive as text; the limits read and refuse them, as at every front door."""
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to show; several prompts make several pictures")
+    add(
+        "--class",
+        metavar="NAME",
+        dest="classes",
+        action="append",
+        default=[],
+        help="a class that the model knows (again for another)",
+    )
     flags.add_model_flags(parser, DEFAULT_MODEL)
     flags.add_sampling_flags(parser)
     flags.add_size_flag(parser)
@@ -38,11 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything first, then load PyTorch and the model, then make the pictures one by one."""
     checked = plan(args)
-    make(checked, load_model(checked), _job)
+    classes = LIMITS.prompts(args.classes, checked.draft.num)
+
+    def job(pipeline: Pipeline, draft: Draft) -> Job:
+        from sfumato.generation.tasks.classes import of_classes
+        from sfumato.generation.tasks.job import Job
+
+        return of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
+
+    make(checked, load_model(checked), job)
     return 0
-
-
-def _job(pipeline: Pipeline, draft: Draft) -> Job:
-    from sfumato.generation.tasks.job import Job
-
-    return Job(pipeline.request(draft))

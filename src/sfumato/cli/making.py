@@ -34,6 +34,22 @@ def load_model(plan: Plan, default: str = DEFAULT_MODEL) -> Pipeline:
     return load(model, plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary, loras=plan.loras)
 
 
+def shipped(task: str) -> str | None:
+    """The model that ships for a task, if one does."""
+    from sfumato.io.pretrained import shipped_models
+
+    name = f"{DEFAULT_MODEL}-{task}"
+    return name if name in shipped_models() else None
+
+
+def load_for(task: str, plan: Plan) -> Pipeline:
+    """The plan's model, or the one that ships for the task. Raises `InputError` where neither is there."""
+    default = shipped(task)
+    if plan.model is None and default is None:
+        raise InputError(f"model: none that can {task} ships with this release; name one with --model.")
+    return load_model(plan, default or DEFAULT_MODEL)
+
+
 def make(plan: Plan, pipeline: Pipeline, make_job: MakeJob) -> None:
     """Make the pictures of `make_job(pipeline, plan.draft)`, write each as soon as it is done and print its path."""
     from sfumato.generation.film import Film

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,12 @@ def plan(args: argparse.Namespace) -> Plan:
         overwrite=args.overwrite,
         quiet=args.quiet,
     )
+
+
+def task_plan(args: argparse.Namespace, task: str, given: str) -> Plan:
+    """The plan of a task whose input is the file `given`; without --out, files are named after both."""
+    checked = plan(args)
+    return replace(checked, out=replace(checked.out, label=f"{Path(given).stem} {task}"))
 
 
 def _check_different(draft: Draft, out: Destination, grid: Path | None, film: Path | None) -> None:

@@ -56,5 +56,3 @@ def pictures(pipeline: Pipeline, job: Job, on_step: OnStep | None = None) -> lis
 def _writable(name: str | None) -> str | None:
     """A file's name as UTF-8 can write it: on some systems names are bytes of no encoding."""
     return None if name is None else name.encode("utf-8", "replace").decode("utf-8")[:1000]
-
-

@@ -1,0 +1,60 @@
+"""Semantic synthesis: a map of classes becomes a picture (Rombach et al. 2021, arXiv 2112.10752, Sec. 4.3.2)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
+from sfumato.errors import InputError
+from sfumato.generation.request import Draft
+from sfumato.generation.tasks.frame import Frame
+from sfumato.generation.tasks.job import Job
+from sfumato.generation.tasks.parts import needed_part, with_prompt
+
+if TYPE_CHECKING:
+    from sfumato.generation.engine import Made
+    from sfumato.generation.pipeline import Pipeline
+
+
+def paint(pipeline: Pipeline, classes: Tensor, draft: Draft, source: str | None = None) -> Job:
+    """A picture of the map `classes`, (H, W) whole numbers, at the map's size or, where the draft names one, at that.
+
+    Raises `InputError` for a class that the model does not know.
+    """
+    part = needed_part(pipeline, SegmentationMap, "map of classes", "name one that paints maps with --model")
+    config = part.conditioner.config
+    check_classes(classes, config)
+    sides = (int(classes.shape[0]), int(classes.shape[1]))
+    frame = Frame.of(sides, math.lcm(pipeline.multiple, 2**config.halvings), draft, "map")
+    request = pipeline.request(frame.fit(with_prompt(pipeline, draft)))
+
+    def finish(made: Made) -> Image.Image:
+        return made.image.crop((0, 0, frame.work[1], frame.work[0]))
+
+    return Job(request, None, part.inputs(frame.map(classes.to(torch.int64))), finish, "paint", source=source)
+
+
+def class_names(pipeline: Pipeline) -> list[str]:
+    """What the classes of maps are called, in the order of their numbers; the numbers where no names are known."""
+    config = needed_part(pipeline, SegmentationMap, "map of classes", "name one that paints maps").conditioner.config
+    return list(config.names) or [str(number) for number in range(config.num_classes)]
+
+
+def check_classes(classes: Tensor, config: SegmentationConfig) -> None:
+    """Raise `InputError` where a map (H, W) holds a class that is none of the model's."""
+    if classes.ndim != 2 or classes.numel() == 0 or classes.is_floating_point() or classes.is_complex():
+        raise InputError(
+            f"map: got shape {tuple(classes.shape)} of {classes.dtype}, expected (height, width) of whole numbers."
+        )
+    wrong = ((classes < 0) | (classes >= config.num_classes)).nonzero()
+    if len(wrong):
+        row, column = (int(place) for place in wrong[0])
+        raise InputError(
+            f"map: class {int(classes[row, column])} at row {row}, column {column} is unknown, expected 0 to "
+            f"{config.num_classes - 1}; --list-classes says what they are."
+        )
