@@ -49,13 +49,15 @@ def one(box: object, label: object = "a", **more: object) -> dict[str, object]:
 
 WRONG = [
     ([], "expected an object"), ({}, "neither boxes nor annotations"), ({"boxes": []}, "no boxes"),
-    ({"boxes": {}}, "expected a list"), ({"boxes": [1]}, "number 1 of boxes is 1"), ({"boxes": [{"box": [0, 0, 1, 1]}]}, "'label'"),
+    ({"boxes": {}}, "expected a list"), ({"boxes": [1]}, "number 1 of boxes is 1"),
+    ({"boxes": [{"box": [0, 0, 1, 1]}]}, "'label'"),
     (one([0, 0, 1]), "four numbers"), (one([0, 0, 1, "1"]), "four numbers"), (one([0, 0, 1, float("nan")]), "four numbers"),
     (one([0, 0, 1, 10**400]), "four numbers"), (one([0, 0, True, 1]), "four numbers"),
     (one([0, 0, 0, 1]), "empty or outside"), (one([0.5, 0, 0.6, 1]), "empty or outside of the picture, 0 to 1"),
     (one([-0.1, 0, 0.6, 1]), "outside"), (one([10, 10, 20, 20]), "boxes in pixels need a size"),
     (one([10, 10, 20, 20], size=[25, 40]), "outside of the picture, 25x40 pixels"),
-    (one([0, 0, 1, 1], size=[0, 4]), "size is"), (one([0, 0, 1, 1], size=128), "size is"), (one([0, 0, 1, 1], True), "label of box 1"),
+    (one([0, 0, 1, 1], size=[0, 4]), "size is"), (one([0, 0, 1, 1], size=128), "size is"),
+    (one([0, 0, 1, 1], True), "label of box 1"),
     (one([0, 0, 1, 1], None), "label of box 1"),
     ({**COCO, "images": COCO["images"] * 2}, "of 2 pictures"), ({**COCO, "images": []}, "of 0 pictures"),
     ({**COCO, "images": [{"id": 1}]}, "'height'"), ({**COCO, "categories": [{"id": 1, "name": "x"}]}, "category_id 17"),

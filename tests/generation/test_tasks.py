@@ -19,6 +19,7 @@ from sfumato.build import ModelConfig
 from sfumato.conditioners.layout import Box
 from sfumato.conditioners.low_resolution import NoisedImage, SmallImage
 from sfumato.conditioners.masked import MaskedImage
+from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.errors import InputError
 from sfumato.generation.metadata import TaskParameters, parse_exact, parse_text
 from sfumato.generation.pipeline import Pipeline
@@ -248,6 +249,16 @@ def test_maps_with_unknown_classes() -> None:
         pipeline(task_models.map_config()).paint(Image.fromarray(pixels(8, 8, 3)))
 
 
+def test_pixels_without_a_label() -> None:
+    """255 is the class called unlabelled, where training had one."""
+    part = SegmentationConfig(4, channels=3, halvings=1, names=("sky", "grass", "apple", "unlabelled"))
+    pipe = pipeline(task_models.with_conditioner(part, concat=3))
+    classes = pixels(16, 16) % 3
+    [expected] = pipe.paint(torch.from_numpy(np.where(classes == 1, 3, classes)), seed=2)
+    [made] = pipe.paint(Image.fromarray(np.where(classes == 1, np.uint8(255), classes)), seed=2)
+    assert made.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("text", [False, True])
 def test_compose_tells_the_boxes(text: bool) -> None:
     pipe = pipeline(task_models.layout_config(text=text))
@@ -284,7 +295,7 @@ def test_a_model_that_takes_something_else(task: str) -> None:
         "paint": lambda: pipe.paint(torch.zeros(4, 4, dtype=torch.int64)),
         "compose": lambda: pipe.compose({"boxes": [{"label": 0, "box": [0, 0, 1, 1]}]}),
     }
-    with pytest.raises(InputError, match="model: 'tiny' takes no .*--model"):
+    with pytest.raises(InputError, match=r"model: 'tiny' takes no .*--model"):
         calls[task]()
 
 
@@ -296,5 +307,5 @@ def test_words_that_a_model_cannot_read() -> None:
 
 
 def test_pictures_beyond_the_limits() -> None:
-    with pytest.raises(InputError, match="image: 13x4096 pixels .* at most 2048 a side; .* --size"):
+    with pytest.raises(InputError, match=r"image: 13x4096 pixels .* at most 2048 a side; .* --size"):
         pipeline(tiny_models.text_config()).edit(Image.fromarray(pixels(H, 4096, 3)), "a cat")

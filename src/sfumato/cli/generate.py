@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sfumato.cli import flags
@@ -55,5 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
         return of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
 
+    if len(classes) == 1 and not checked.draft.prompts:
+        checked = replace(checked, out=replace(checked.out, label=classes[0]))
     make(checked, load_model(checked), job)
     return 0

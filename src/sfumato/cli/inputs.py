@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfumato.errors import InputError
 from sfumato.generation.limits import shorten
 from sfumato.generation.output import checked_path
 
@@ -34,7 +35,10 @@ def read_map(name: str, text: str) -> Image:
 def _bytes(name: str, text: str) -> bytes:
     from sfumato.data.folder import Record
 
-    return Record(checked_path(name, text), _shown(name, text)).read()
+    path = checked_path(name, text)
+    if path.is_dir():
+        raise InputError(f"{name}: got {shorten(text)}, which is a directory, expected a file.")
+    return Record(path, _shown(name, text)).read()
 
 
 def _shown(name: str, text: str) -> str:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from sfumato.generation.pipeline import Pipeline
 
 
+UNLABELLED = "unlabelled"
+"""What training calls the class of pixels without a label, and how index maps mark them, in 8 and in 16 bits."""
+NO_LABEL = (255, 65535)
+
+
 def paint(pipeline: Pipeline, classes: Tensor, draft: Draft, source: str | None = None) -> Job:
     """A picture of the map `classes`, (H, W) whole numbers, at the map's size or, where the draft names one, at that.
 
@@ -28,6 +33,7 @@ def paint(pipeline: Pipeline, classes: Tensor, draft: Draft, source: str | None 
     """
     part = needed_part(pipeline, SegmentationMap, "map of classes", "name one that paints maps with --model")
     config = part.conditioner.config
+    classes = labelled(classes, config)
     check_classes(classes, config)
     sides = (int(classes.shape[0]), int(classes.shape[1]))
     frame = Frame.of(sides, math.lcm(pipeline.multiple, 2**config.halvings), draft, "map")
@@ -43,6 +49,15 @@ def class_names(pipeline: Pipeline) -> list[str]:
     """What the classes of maps are called, in the order of their numbers; the numbers where no names are known."""
     config = needed_part(pipeline, SegmentationMap, "map of classes", "name one that paints maps").conditioner.config
     return list(config.names) or [str(number) for number in range(config.num_classes)]
+
+
+def labelled(classes: Tensor, config: SegmentationConfig) -> Tensor:
+    """`classes` with the marks of pixels without a label, 255 or 65535, as the class for them, where the model has one."""
+    if UNLABELLED not in config.names or classes.is_floating_point():
+        return classes
+    none = [mark for mark in NO_LABEL if mark >= config.num_classes]
+    marked = torch.isin(classes, torch.tensor(none, dtype=torch.int64))
+    return torch.where(marked, config.names.index(UNLABELLED), classes)
 
 
 def check_classes(classes: Tensor, config: SegmentationConfig) -> None:
