@@ -198,13 +198,24 @@ _TRANSPOSE = {
 }
 
 
-def _orient(image: Image.Image, original: Image.Image) -> Image.Image:
+def upright_size(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) of the picture as `decode` turns it, from the header alone. Raises `DecodeError`."""
+    image = open_header(data, name, max_pixels)
+    turned = (_orientation(image) or 1) >= 5
+    return (image.height, image.width) if turned else image.size
+
+
+def _orientation(image: Image.Image) -> int | None:
     try:
-        orientation = original.getexif().get(0x0112)
+        orientation = image.getexif().get(0x0112)
     except Exception:  # broken EXIF: the picture itself is fine
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return None
+    return orientation if isinstance(orientation, int) and orientation in _TRANSPOSE else None
+
+
+def _orient(image: Image.Image, original: Image.Image) -> Image.Image:
+    orientation = _orientation(original)
+    return image if orientation is None else image.transpose(_TRANSPOSE[orientation])
 
 
 def _planes(image: Image.Image, target: Target) -> list[Image.Image]:
@@ -218,21 +229,43 @@ def _planes(image: Image.Image, target: Target) -> list[Image.Image]:
     return [flat.convert("RGB"), image.getchannel("A") if image.mode == "RGBA" else Image.new("L", image.size, 255)]
 
 
-def _fit(image: Image.Image, target: Target) -> Image.Image:
+@dataclass(frozen=True)
+class Placing:
+    """Where a picture goes: its part `box` (left, top, right, bottom, in its own pixels) is resized to `inner` (width, height)
+    pixels, which lie at `place` (left, top) of the result."""
+
+    box: tuple[float, float, float, float]
+    inner: tuple[int, int]
+    place: tuple[int, int] = (0, 0)
+
+
+def placing(size: tuple[int, int], target: Target) -> Placing:
+    """How a picture of `size` (width, height) meets the target; whatever lies beside it must go the same way."""
+    if target.size is None:
+        return Placing((0.0, 0.0, float(size[0]), float(size[1])), size)
     height, width = target.height_width
-    scale = (max if target.crop == "center" else min)(width / image.width, height / image.height)
-    # Lanczos to shrink (Pillow widens it to the source pixels it covers); bicubic rings less when it enlarges.
-    resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    scale = (max if target.crop == "center" else min)(width / size[0], height / size[1])
     if target.crop == "center":
-        w, h = min(width / scale, image.width), min(height / scale, image.height)
-        left, top = (image.width - w) / 2, (image.height - h) / 2
+        w, h = min(width / scale, size[0]), min(height / scale, size[1])
+        left, top = (size[0] - w) / 2, (size[1] - h) / 2
         if (w, h) == (width, height):
             left, top = float(int(left)), float(int(top))  # no resampling where none is needed
-        box = (left, top, min(left + w, image.width), min(top + h, image.height))
-        return image.resize((width, height), resample, box=box)
-    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+        return Placing((left, top, min(left + w, size[0]), min(top + h, size[1])), (width, height))
+    inner = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return Placing((0.0, 0.0, float(size[0]), float(size[1])), inner, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+
+
+def _fit(image: Image.Image, target: Target) -> Image.Image:
+    height, width = target.height_width
+    placed = placing(image.size, target)
+    # Lanczos to shrink (Pillow widens it to the source pixels it covers); bicubic rings less when it enlarges.
+    scale = (max if target.crop == "center" else min)(width / image.width, height / image.height)
+    resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    inner = image.resize(placed.inner, resample, box=placed.box)
+    if placed.inner == (width, height):
+        return inner
     canvas = Image.new(image.mode, (width, height), _fill(image.mode, target))
-    canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    canvas.paste(inner, placed.place)
     return canvas
 
 

@@ -127,7 +127,7 @@ def scan(path: str | os.PathLike[str]) -> ImageFolder:
         return scan_shard(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder of pictures or a .tar shard.")
-    files = dict(sorted(_walk(root), key=lambda item: sort_key(item[0])))
+    files = dict(sorted(walk_files(root), key=lambda item: sort_key(item[0])))
     metadata = [name for name in files if PurePosixPath(name).name in ("metadata.jsonl", "metadata.csv")]
     if metadata:
         return _from_metadata(root, files, metadata)
@@ -150,8 +150,8 @@ def normalize_split(value: object, where: str) -> str | None:
     return known
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """(relative name, path) of the regular files under `root`."""
+def walk_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """(relative name, path) of the regular files under `root`, without hidden ones and links that lead out of it."""
     real = root.resolve()
 
     def refuse(error: OSError) -> None:

@@ -1,0 +1,52 @@
+"""Inpainting: the perceptual distance of whole pictures and the Frechet distance, at one masked share.
+
+Rombach et al. 2021 (arXiv 2112.10752, Tab. 7) report both, for 40 to 50 % masked and for all; here the masks have one share
+(`sfumato.data.masks.draw_masks(share=...)`). The Frechet distance is over MobileNetV2 features (`Scorer`): no FID.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato.evaluation.scoring import Scorer
+from sfumato.evaluation.tasks.closeness import closeness
+from sfumato.evaluation.tasks.intervals import frechet_interval
+from sfumato.metrics.bootstrap import Interval
+
+SCORER = Scorer()
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """perceptual, frechet: lower is better. share: of the pixels that was masked, on average. count: of pictures.
+
+    unchanged: pictures that are equal to the true one, to the bit, wherever the mask keeps it.
+    """
+
+    perceptual: Interval
+    frechet: Interval
+    share: float
+    unchanged: int
+    count: int
+
+
+def inpainting(
+    made: Tensor,
+    truth: Tensor,
+    masks: Tensor,
+    rng: torch.Generator,
+    device: torch.device | str = "cpu",
+    scorer: Scorer = SCORER,
+    num_resamples: int = 1000,
+) -> Inpainting:
+    """made, truth: (N, C, H, W) uint8 of the same channels; masks: (N, 1, H, W) of 0 and 1, 1 = made anew."""
+    if made.shape != truth.shape or masks.shape != (len(made), 1, *made.shape[2:]):
+        raise ValueError(f"pictures {tuple(made.shape)}, true ones {tuple(truth.shape)} and masks {tuple(masks.shape)} differ.")
+    near = closeness(made, truth, rng, device, num_resamples=num_resamples)
+    features = [scorer(pixels, device) for pixels in (made, truth)]
+    frechet = frechet_interval(features[0], features[1], rng, min(200, num_resamples))
+    same = ((made == truth) | (masks > 0.5).to(made.device)).flatten(1).all(1)
+    return Inpainting(near.perceptual, frechet, masks.float().mean().item(), int(same.sum()), len(made))
