@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,14 @@ def test_no_model_ships_for_it(
     given = {"upscale": "cat.png", "paint": "map.png", "compose": "layout.json"}[task]
     assert run(models, task, given) == 2
     assert f"none that can {task} ships with this release; name one with --model" in capsys.readouterr().err
+
+
+def test_help_is_cheap() -> None:
+    """The verbs' modules bring no PyTorch and no NumPy: `--help` and a mistyped flag are answered at once."""
+    verbs = ", ".join(f"sfumato.cli.{verb}" for verb in ("edit", "inpaint", "upscale", "paint", "compose"))
+    code = f"import sys, {verbs}; print([m for m in ('torch', 'numpy', 'tokenizers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_orientation_is_applied(models: Path) -> None:
