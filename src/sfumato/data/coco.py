@@ -66,8 +66,8 @@ class Coco:
         Records without annotations are left out. Raises `InputError` where two answer to one name.
         """
         bases: dict[str, list[str]] = defaultdict(list)
-        for file in self.boxes:
-            bases[PurePosixPath(file).name].append(file)
+        for known in self.boxes:
+            bases[PurePosixPath(known).name].append(known)
         found: dict[str, str] = {}
         owner: dict[str, str] = {}
         for name in names:

@@ -30,6 +30,7 @@ from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis
 from sfumato.interop.scale import with_one_scale
 from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
 
 PREDICTIONS = {Prediction.eps: "epsilon", Prediction.v: "v"}
 OUR_CONDITIONER = "conditioner."
@@ -50,18 +51,28 @@ def single_file(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[
     tensors = compvis.model_keys(unet, stage).to_theirs(own)
     tensors |= to_checkpoint(config.conditioner, behind(state, OUR_CONDITIONER))
     tensors[compvis.SCALE_FACTOR] = stored_factor(factor)
-    return tensors, {"modelspec.prediction_type": PREDICTIONS[config.prior.prediction]}
+    return tensors, {"modelspec.prediction_type": PREDICTIONS[diffusion_of(config).prediction]}
+
+
+def diffusion_of(config: ModelConfig) -> DiffusionConfig:
+    """The prior's config. Raises `InputError` for a prior of another kind, which no published model has."""
+    if not isinstance(config.prior, DiffusionConfig):
+        raise InputError(
+            f"a prior of the kind {config.prior.kind} has no published form, only diffusion has; keep the native form."
+        )
+    return config.prior
 
 
 def published_networks(config: ModelConfig) -> tuple[UNetConfig, KLConfig | VQConfig]:
     """U-Net and first stage. Raises `InputError` for networks, predictions and schedules that no published model has."""
-    unet, stage, schedule = config.prior.network, config.first_stage, config.prior.schedule
+    prior, stage = diffusion_of(config), config.first_stage
+    unet, schedule = prior.network, prior.schedule
     if not isinstance(unet, UNetConfig):
         raise InputError(f"a denoiser of the kind {unet.kind} has no published form, only U-Nets have; keep the native form.")
     if not isinstance(stage, KLConfig | VQConfig):
         raise InputError(f"a first stage of the kind {stage.kind} has no published form, only kl and vq; keep the native form.")
-    if config.prior.prediction not in PREDICTIONS:
-        raise InputError(f"the prediction {config.prior.prediction.value} has no published form, only eps and v have.")
+    if prior.prediction not in PREDICTIONS:
+        raise InputError(f"the prediction {prior.prediction.value} has no published form, only eps and v have.")
     if schedule.name is not ScheduleName.scaled_linear or schedule.num_steps != 1000:
         said = f"{schedule.name.value} of {schedule.num_steps} steps"
         raise InputError(f"the schedule {said} has no published form, only scaled_linear of 1000 steps has.")

@@ -29,7 +29,7 @@ from sfumato.diffusion.prediction import Prediction
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.interop import compvis, diffusers, diffusers_config
-from sfumato.interop.export import OUR_CONDITIONER, behind, parts_of, published_networks
+from sfumato.interop.export import OUR_CONDITIONER, behind, diffusion_of, parts_of, published_networks
 from sfumato.interop.scale import with_one_scale
 from sfumato.io.files import write_bytes, write_json
 from sfumato.io.storage import Storage
@@ -143,13 +143,14 @@ def _pipeline(config: ModelConfig) -> tuple[str, ClipTextsConfig, SizesConfig | 
 
 
 def _scheduler(config: ModelConfig) -> dict[str, Any]:
-    schedule = config.prior.schedule
+    prior = diffusion_of(config)
+    schedule = prior.schedule
     return {
         "num_train_timesteps": schedule.num_steps,
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
         "beta_schedule": "scaled_linear",
-        "prediction_type": "epsilon" if config.prior.prediction is Prediction.eps else "v_prediction",
+        "prediction_type": "epsilon" if prior.prediction is Prediction.eps else "v_prediction",
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "timestep_spacing": "trailing" if schedule.zero_terminal_snr else "leading",
         "steps_offset": 1,
