@@ -144,6 +144,35 @@ def test_inpaint_all_of_it_over_the_picture_itself(models: Path) -> None:
     assert "Task: inpaint" in opened("cat.png").info["parameters"]
 
 
+def test_inpaint_with_any_model(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which model it is is said in one line, unless --quiet."""
+    flags = ["inpaint", "clear.png", "a hat", "--mask", "mask.png", "--model", "text", "--seed", 3]
+    assert run(models, *flags, "--resampling", 2) == 0
+    assert run(models, *flags, "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert out == "clear-inpaint-3.png\nclear-inpaint-3-2.png\n"
+    assert err == "sfumato: the model 'tiny' was not trained to inpaint; it is held to what is kept.\n"
+    given, mask = np.asarray(opened("clear.png")), np.asarray(opened("mask.png"))
+    for name in out.splitlines():
+        assert np.array_equal(np.asarray(opened(name))[mask == 0], given[mask == 0])
+
+
+@pytest.mark.parametrize("shipped", [["emoji"], ["emoji", "emoji-inpaint"]])
+def test_the_model_that_ships_for_masks_comes_first(
+    models: Path, shipped: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def load_what(name: str, device: str, **options: object) -> object:
+        asked.append(name)
+        return load(models / "text", "cpu")
+
+    monkeypatch.setattr("sfumato.io.pretrained.shipped_models", lambda: shipped)
+    monkeypatch.setattr("sfumato.generation.pipeline.load", load_what)
+    assert run(models, "inpaint", "cat.png", "--mask", "mask.png") == 0
+    assert asked == shipped[-1:]
+
+
 def test_upscale(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(models, "upscale", "cat.png", "--factor", 4, "--model", "small", "--seed", 1) == 0
     assert run(models, "upscale", "clear.png", "--model", "small", "--seed", 1) == 0
@@ -188,6 +217,9 @@ WRONG = [
     ([*MASKED, "cut.png"], "mask: 'cut.png': damaged or truncated"),
     ([*MASKED, "mask.png", "--size", "5000x8"], "height: got 5000"),
     ([*MASKED, "mask.png", "a hat"], "reads no text"),
+    ([*MASKED, "mask.png", "--resampling", "2"], "takes the mask itself"),
+    (["inpaint", "cat.png", "--mask", "mask.png", "--model", "text", "--resampling", "x"], "resampling: got 'x'"),
+    (["inpaint", "cat.png", "--mask", "mask.png", "--model", "map"], "needs a segmentation map, so it cannot inpaint"),
     (["inpaint", "cat.png", "--model", "mask"], "--mask"),
     (["inpaint", "text.png", "--mask", "mask.png", "--model", "mask"], "image: 'text.png': not a picture"),
     (["edit", "none.png", "cat", "--model", "text"], "image: 'none.png': the file is not there"),

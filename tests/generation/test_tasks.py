@@ -21,8 +21,10 @@ from sfumato.conditioners.low_resolution import NoisedImage, SmallImage
 from sfumato.conditioners.masked import MaskedImage
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.errors import InputError
+from sfumato.generation.known import known_part
 from sfumato.generation.metadata import TaskParameters, parse_exact, parse_text
 from sfumato.generation.pipeline import Pipeline
+from sfumato.generation.request import Draft
 
 Bytes = npt.NDArray[np.uint8]
 H, W = 13, 18
@@ -170,6 +172,59 @@ def test_masks_that_mean_nothing(mask: Image.Image, words: str) -> None:
     assert words in str(caught.value)
 
 
+FREE = {
+    "none": tiny_models.unconditional_config,
+    "text": tiny_models.text_config,
+    "rgba": tiny_models.rgba_config,
+    "label": task_models.label_config,
+}
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("name", FREE)
+def test_any_other_model_inpaints_too(name: str, channels: int) -> None:
+    given, mask = pixels(H, W, channels), hole()
+    prompt = "" if name == "none" else "apple"
+    for made in pipeline(FREE[name]()).inpaint(Image.fromarray(given), Image.fromarray(mask), prompt, num=2, seed=5):
+        found = np.asarray(made)
+        assert found.shape == given.shape
+        assert np.array_equal(found[mask == 0], given[mask == 0])
+        assert (found[mask == 255][:, :3] != given[mask == 255][:, :3]).any()
+
+
+@pytest.mark.parametrize("rounds", [None, 2])
+def test_without_training_the_known_part_is_held(rounds: int | None) -> None:
+    pipe, given = pipeline(tiny_models.text_config()), pixels(16, 20, 3)
+    mask = Image.fromarray(padded(hole()))
+    known = known_part(pipe.model.first_stage, Image.fromarray(given), mask, (16, 20), resampling=rounds or 1)
+    request = pipe.request(Draft(("a cat",), seed=5, height=16, width=20))
+    [expected] = pipe.stream(request, known=known)
+    [made] = pipe.inpaint(Image.fromarray(given), mask, "a cat", seed=5, resampling=rounds)
+    inside = np.asarray(mask) > 0
+    assert np.array_equal(np.asarray(made)[inside], np.asarray(expected.image)[inside])
+
+
+def test_where_nothing_is_known_it_is_plain_generation() -> None:
+    pipe = pipeline(tiny_models.text_config())
+    [expected] = pipe.generate("a cat", seed=5, size=(16, 20))
+    for edge in (255, 0):  # all white; one pixel in each cell of the latent
+        mask = np.full((16, 20), edge, np.uint8)
+        mask[::2, ::2] = 255
+        given = Image.fromarray(pixels(16, 20, 3))
+        [made] = pipe.inpaint(given, Image.fromarray(mask), "a cat", seed=5)
+        assert np.array_equal(np.asarray(made)[mask > 0], np.asarray(expected)[mask > 0])
+
+
+def test_what_only_models_without_a_mask_can_do() -> None:
+    given, mask = Image.fromarray(pixels(H, W, 3)), Image.fromarray(hole())
+    with pytest.raises(InputError, match="resampling: the model 'tiny' takes the mask itself"):
+        pipeline(task_models.mask_config()).inpaint(given, mask, resampling=2)
+    with pytest.raises(InputError, match="resampling: got 0"):
+        pipeline(tiny_models.text_config()).inpaint(given, mask, resampling=0)
+    with pytest.raises(InputError, match="'tiny' needs a small picture, so it cannot inpaint"):
+        pipeline(task_models.small_config()).inpaint(given, mask)
+
+
 # ---- upscale
 
 
@@ -285,12 +340,11 @@ def test_labels_that_are_not_there() -> None:
 # ---- any
 
 
-@pytest.mark.parametrize("task", ["inpaint", "upscale", "paint", "compose"])
+@pytest.mark.parametrize("task", ["upscale", "paint", "compose"])
 def test_a_model_that_takes_something_else(task: str) -> None:
     pipe = pipeline(task_models.label_config())
     picture = Image.fromarray(pixels(H, W, 3))
     calls: dict[str, Callable[[], object]] = {
-        "inpaint": lambda: pipe.inpaint(picture, Image.fromarray(hole())),
         "upscale": lambda: pipe.upscale(picture),
         "paint": lambda: pipe.paint(torch.zeros(4, 4, dtype=torch.int64)),
         "compose": lambda: pipe.compose({"boxes": [{"label": 0, "box": [0, 0, 1, 1]}]}),

@@ -29,6 +29,7 @@ from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings, Start
 from sfumato.samplers import SAMPLERS
+from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
     from sfumato.interop.cards import Card
@@ -97,13 +98,19 @@ class Pipeline(TaskMethods):
         )
 
     def stream(
-        self, request: Request, on_step: OnStep | None = None, start: Start | None = None, inputs: Any = None
+        self,
+        request: Request,
+        on_step: OnStep | None = None,
+        start: Start | None = None,
+        inputs: Any = None,
+        known: Known | None = None,
     ) -> Iterator[Made]:
         """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`.
 
-        start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`.
+        start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`. known: the part of the
+        latent that stays (`sfumato.generation.known`).
         """
-        settings = replace(self.settings(request), start=start)
+        settings = replace(self.settings(request), start=start, known=known)
         for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
             made.image.info.update(self.parameters(request, made.picture).to_info())
             yield made

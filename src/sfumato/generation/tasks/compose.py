@@ -31,7 +31,7 @@ def compose(pipeline: Pipeline, layout: Sequence[LabelledBox], draft: Draft, sou
     def finish(made: Made) -> Image.Image:
         return made.image.crop((0, 0, frame.work[1], frame.work[0]))
 
-    return Job(request, None, part.inputs(boxes), finish, "compose", source=source)
+    return Job(request, inputs=part.inputs(boxes), finish=finish, task="compose", source=source)
 
 
 def label_names(pipeline: Pipeline) -> list[str]:

@@ -53,4 +53,4 @@ def edit(
     def finish(made: Made) -> Image.Image:
         return made.image.crop((0, 0, frame.work[1], frame.work[0]))
 
-    return Job(request, start, inputs, finish, "edit", share, source)
+    return Job(request, start, inputs, finish=finish, task="edit", strength=share, source=source)

@@ -12,6 +12,7 @@ from sfumato.generation.engine import Made, OnStep
 from sfumato.generation.metadata import Parameters, TaskParameters
 from sfumato.generation.request import Request
 from sfumato.priors.diffusion import Start
+from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
     from sfumato.generation.pipeline import Pipeline
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """start, inputs: as in `Pipeline.stream`. finish: makes the user's picture of what was made; None keeps it.
+    """start, inputs, known: as in `Pipeline.stream`. finish: makes the user's picture of what was made; None keeps it.
 
     task, strength, source: what the file says beside the request; no task for plain generation.
     """
@@ -27,6 +28,7 @@ class Job:
     request: Request
     start: Start | None = None
     inputs: Any = None
+    known: Known | None = None
     finish: Callable[[Made], Image.Image] | None = None
     task: str | None = None
     strength: float | None = None
@@ -42,7 +44,7 @@ class Job:
 
 def perform(pipeline: Pipeline, job: Job, on_step: OnStep | None = None) -> Iterator[Made]:
     """The job's pictures in order, each as soon as it is done, with its parameters in `image.info`."""
-    for made in pipeline.stream(job.request, on_step, job.start, job.inputs):
+    for made in pipeline.stream(job.request, on_step, job.start, job.inputs, job.known):
         image = made.image if job.finish is None else job.finish(made)
         image.info.update(job.parameters(pipeline.parameters(job.request, made.picture)).to_info())
         yield replace(made, image=image)

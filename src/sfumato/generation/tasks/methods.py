@@ -69,6 +69,7 @@ class TaskMethods:
         num: int = 1,
         seed: int | None = None,
         *,
+        resampling: int | None = None,
         negative: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -80,9 +81,10 @@ class TaskMethods:
         """`image` made anew where `mask`, of its size, is white; every other pixel comes back bit for bit, alpha included.
 
         size: (height, width) at which the model works, None for the picture's own; the result always has the picture's.
+        resampling: for a model that takes no mask, how often each step is walked (`samplers.known`); None is once.
         """
         draft = _draft(prompt, num, seed, negative, steps, guidance, sampler, batch_size, size)
-        return pictures(_pipeline(self), inpaint(_pipeline(self), image, mask, draft, _name(image)), on_step)
+        return pictures(_pipeline(self), inpaint(_pipeline(self), image, mask, draft, resampling, _name(image)), on_step)
 
     def upscale(
         self,

@@ -42,7 +42,7 @@ def paint(pipeline: Pipeline, classes: Tensor, draft: Draft, source: str | None 
     def finish(made: Made) -> Image.Image:
         return made.image.crop((0, 0, frame.work[1], frame.work[0]))
 
-    return Job(request, None, part.inputs(frame.map(classes.to(torch.int64))), finish, "paint", source=source)
+    return Job(request, inputs=part.inputs(frame.map(classes.to(torch.int64))), finish=finish, task="paint", source=source)
 
 
 def class_names(pipeline: Pipeline) -> list[str]:

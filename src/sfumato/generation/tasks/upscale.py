@@ -54,7 +54,7 @@ def upscale(pipeline: Pipeline, image: Image.Image, draft: Draft, factor: int | 
     def finish(made: Made) -> Image.Image:
         return like(result.crop(made.pixels), size, alpha)
 
-    return Job(request, None, inputs, finish, "upscale", source=source)
+    return Job(request, inputs=inputs, finish=finish, task="upscale", source=source)
 
 
 def _factor(pipeline: Pipeline, part: Part) -> int:
