@@ -74,7 +74,7 @@ class Coco:
             file = self._exact(name) or self._by_base(name, bases)
             if file is None:
                 continue
-            if file in owner:
+            if owner.get(file, name) != name:
                 raise InputError(
                     f"{file}: {owner[file]} and {name} both answer to this file_name; give the names in the json their folders."
                 )

@@ -19,6 +19,7 @@ from sfumato.networks.unet import UNetConfig
 
 TEXT_TIME = "text_time"
 SDXL_TIME_CHANNELS = 256
+VQ_DEFAULT_FACTOR = 0.18215
 _UNET_FIXED = {
     "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "mid_block_type": "UNetMidBlock2DCrossAttn",
     "mid_block_scale_factor": 1, "downsample_padding": 1, "act_fn": "silu", "norm_num_groups": 32, "norm_eps": 1e-5,
@@ -183,6 +184,16 @@ def first_stage_settings(config: KLConfig | VQConfig) -> dict[str, Any]:
     if isinstance(config, VQConfig):
         settings |= {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.embed_channels or net.latent_channels}
     return settings
+
+
+def scaling_factor(settings: Mapping[str, Any]) -> Any:
+    """The scale factor that an autoencoder's settings state, None where they state none.
+
+    A VQModel's default says nothing: the published VQ models have a scale of 1 and folders without it, or with the default
+    that a newer release wrote (diffusers, issue 6725).
+    """
+    said = settings.get("scaling_factor")
+    return None if "num_vq_embeddings" in settings and said == VQ_DEFAULT_FACTOR else said
 
 
 def first_stage_config(settings: Mapping[str, Any]) -> KLConfig | VQConfig:

@@ -4,8 +4,9 @@
     first_stage.*              -> first_stage_model.*, its statistics as scale_factor
     conditioner.*              -> cond_stage_model.*, conditioner.embedders.*, embedder.*
 
-Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The prediction is
-noted as `modelspec.prediction_type`.
+Stable Diffusion 2's text tower may be without its last layer and its projection, as diffusers folders hold it: nothing uses
+them. Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The
+prediction is noted as `modelspec.prediction_type`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sfumato.build import ConditionerConfig, ModelConfig
 from sfumato.conditioners.checkpoint import to_checkpoint
-from sfumato.conditioners.clip_text import ClipTextsConfig
+from sfumato.conditioners.clip_text import VIT_H, ClipTextsConfig
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.conditioners.image_embedding import ImageEmbeddingConfig
 from sfumato.conditioners.label import LabelConfig
@@ -107,10 +108,10 @@ def _check_part(config: ConditionerConfig, state: Mapping[str, Tensor]) -> None:
         raise InputError(f"a conditioner of the kind {config.kind} has no published form; keep the native form.")
     if isinstance(config, ClipTextsConfig):
         for tower in config.towers:
-            if tower.pad == "zero" and (tower.skip == 0 or tower.projection is None):
+            if tower.pad == "zero" and tower.skip == 0 and tower.layers >= VIT_H.layers:
                 raise InputError(
-                    "the text tower has lost its last layer or its projection, which the authors' files hold; "
-                    "begin with a single file, or keep the native or the diffusers form."
+                    f"the text tower is read to its layer {tower.layers}, which readers of the authors' files leave out; "
+                    "keep the native or the diffusers form."
                 )
     if isinstance(config, ImageEmbeddingConfig):
         mean, std = (next(v for n, v in state.items() if n.startswith(OUR_CONDITIONER) and n.endswith(e)) for e in _STATISTICS)

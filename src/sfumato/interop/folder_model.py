@@ -1,8 +1,12 @@
 """A diffusers folder as the parts of one of our models: a card, and tensors under our names.
 
-    unet, vae                       the maps of `diffusers.py`, by their own config.json
+    unet, vae or vqvae              the maps of `diffusers.py`, by their own config.json
     text_encoder, text_encoder_2    CLIP's towers in transformers' names; Stable Diffusion 2's holds 23 of 24 layers
     image_encoder, image_normalizer unCLIP's tower, and mean and deviation of its embeddings
+    image_noising_scheduler         the schedule of the noise on those embeddings
+    low_res_scheduler               the same for the small pictures of the x4 upscaler
+    bert, tokenizer                 LDMBertModel, and the words of its tokenizer
+    depth_estimator                 not read: depth maps are given
 
 The card says what a folder does not: the task, the conditioner, the authors' sampling.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -24,17 +29,23 @@ from sfumato.conditioners.compose import CompositeConfig
 from sfumato.conditioners.compose import Part as Named
 from sfumato.conditioners.image_embedding import ImageEmbeddingConfig
 from sfumato.conditioners.layout import LayoutConfig
+from sfumato.conditioners.low_resolution import NoisedLowResolutionConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
+from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName
 from sfumato.errors import InputError
 from sfumato.interop import compvis, diffusers, diffusers_config
 from sfumato.interop.cards import Card
 from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.choose import choose_card, stated
+from sfumato.interop.folder_schedules import LOW_RESOLUTION, NOISING, schedule_of, scheduler_of
 from sfumato.interop.folders import Component, Part
 from sfumato.interop.index import Held, Loadable
+from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised, cards_of
 from sfumato.interop.shapes import normal
-from sfumato.networks.clip import ClipTextConfig
+from sfumato.networks.clip import Activation, ClipTextConfig
+
+ACTIVATIONS = get_args(Activation)
 
 
 def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[Card, dict[str, Loadable]]:
@@ -96,8 +107,12 @@ def _conditioner(config: ConditionerConfig, checkpoint: Checkpoint) -> tuple[Con
         case ClipTextsConfig():
             return _texts(config, checkpoint)
         case ImageEmbeddingConfig():
-            return config, _image_embedding(checkpoint)
-        case ClassEmbedderConfig() | BertConfig() | LayoutConfig() | SegmentationConfig():
+            return _image_embedding(config, checkpoint)
+        case BertConfig():
+            return _bert(config, _one(checkpoint, Part.text_encoder))
+        case NoisedLowResolutionConfig():
+            return _noised(config, checkpoint), {}
+        case ClassEmbedderConfig() | LayoutConfig() | SegmentationConfig():
             raise InputError(
                 f"{checkpoint.path}: a conditioner of the kind {config.kind} is not read from folders; take the authors' file."
             )
@@ -114,25 +129,67 @@ def _texts(config: ClipTextsConfig, checkpoint: Checkpoint) -> tuple[ClipTextsCo
     for number, (tower, encoder) in enumerate(zip(config.towers, encoders, strict=True)):
         own = keys.from_transformers(_read(encoder))
         is_pooled = (config.vector or config.context == "pooled") and number == len(encoders) - 1
-        towers.append(_as_held(tower, own, is_pooled))
+        towers.append(_as_held(tower, encoder, own, is_pooled))
         state |= {f"towers.{number}.{name}": value for name, value in own.items()}
     return replace(config, towers=tuple(towers)), state
 
 
-def _as_held(tower: ClipTextConfig, state: Mapping[str, Tensor], is_pooled: bool) -> ClipTextConfig:
-    """The tower with as many layers as the folder holds, and without a projection that it lacks and nothing uses."""
+def _as_held(tower: ClipTextConfig, encoder: Component, state: Mapping[str, Tensor], is_pooled: bool) -> ClipTextConfig:
+    """The tower with the heads and activation that the folder states, as many layers as it holds (where the context ends with
+    a norm, all of them are used), and without a projection that it lacks and nothing uses."""
+    tower = replace(tower, **_heads(encoder))
     numbers = {int(match[1]) for match in map(re.compile(r"body\.encoder\.layers\.(\d+)\..+").fullmatch, state) if match}
     layers = len(numbers)
     if tower.layers - tower.skip <= layers < tower.layers:
         tower = with_layers(tower, layers)
+    elif tower.final_norm and layers == tower.layers:
+        tower = replace(tower, skip=0)
     if not is_pooled:
         width = state["projection.weight"].shape[0] if "projection.weight" in state else None
         tower = replace(tower, projection=width)
     return tower
 
 
-def _image_embedding(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _heads(encoder: Component) -> dict[str, Any]:
+    """What a CLIP tower's config.json says and its weights do not. Raises `InputError` for another activation."""
+    found: dict[str, Any] = {}
+    heads, activation = encoder.config.get("num_attention_heads"), encoder.config.get("hidden_act")
+    if type(heads) is int:
+        found["heads"] = heads
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            known = " or ".join(ACTIVATIONS)
+            raise InputError(f"{encoder.directory} has hidden_act {shown(str(activation))}; expected {known}.")
+        found["activation"] = activation
+    return found
+
+
+def _bert(config: BertConfig, encoder: Component) -> tuple[BertConfig, dict[str, Tensor]]:
+    """The transformer with the heads that the folder states."""
+    stated = {"heads": encoder.config.get("encoder_attention_heads"), "head_channels": encoder.config.get("head_dim")}
+    config = replace(config, **{name: value for name, value in stated.items() if type(value) is int})
+    state = keys.renamed(_read(encoder), keys.ldm_bert_names(config.depth))
+    return config, {f"embedder.{name}": value for name, value in state.items()}
+
+
+def _noised(config: NoisedLowResolutionConfig, checkpoint: Checkpoint) -> NoisedLowResolutionConfig:
+    """The noise on small pictures, as the folder states it."""
+    schedule = _noise(checkpoint, LOW_RESOLUTION, config.schedule)
+    largest = checkpoint.metadata.facts.get("max_noise_level")
+    return replace(config, schedule=schedule, largest_level=largest if type(largest) is int else config.largest_level)
+
+
+def _noise(checkpoint: Checkpoint, name: str, known: ScheduleConfig) -> ScheduleConfig:
+    """A schedule beside the model's own; one whose table is the known one is that."""
+    found = schedule_of(scheduler_of(checkpoint, name), known, f"{checkpoint.path / name}")
+    same = found.name is ScheduleName.cosine and (known.name, known.num_steps) == (found.name, found.num_steps)
+    return known if same else found
+
+
+def _image_embedding(config: ImageEmbeddingConfig, checkpoint: Checkpoint) -> tuple[ImageEmbeddingConfig, dict[str, Tensor]]:
     encoder, normalizer = _one(checkpoint, Part.image_encoder), _one(checkpoint, Part.noise_augmentation)
     tower = keys.from_transformers(_read(encoder))
     state = {f"tower.{name}": value for name, value in tower.items()}
-    return state | {name: value.flatten() for name, value in _read(normalizer).items()}
+    schedule = _noise(checkpoint, NOISING, config.schedule)
+    config = replace(config, tower=replace(config.tower, **_heads(encoder)), schedule=schedule)
+    return config, state | {name: value.flatten() for name, value in _read(normalizer).items()}
