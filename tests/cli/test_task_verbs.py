@@ -14,6 +14,10 @@ from PIL import Image
 import task_models
 import tiny_models
 from sfumato.cli.main import main
+from sfumato.conditioners.segmentation import SegmentationConfig
+from sfumato.data.maps import UNLABELLED
+from sfumato.data.scene_classes import NAMES
+from sfumato.data.scenes import palette
 from sfumato.generation.metadata import TaskParameters, read_parameters
 from sfumato.generation.pipeline import load
 
@@ -188,6 +192,24 @@ def test_paint(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert opened("map-paint-1.png").size == (18, 13)
 
 
+def test_paint_by_colours(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened("map.png").convert("RGB").save("coloured.png")
+    assert run(models, "paint", "map.png", "--model", "map", "--seed", 1, "--out", "a.png") == 0
+    assert run(models, "paint", "coloured.png", "--palette", "map.png", "--model", "map", "--seed", 1, "--out", "b.png") == 0
+    assert opened("a.png").tobytes() == opened("b.png").tobytes()
+    scenes = (NAMES[3], NAMES[0], NAMES[5])
+    colours = np.array([palette()[3 * i : 3 * i + 3] for i in (3, 0, 5)], dtype=np.uint8)
+    part = SegmentationConfig(4, channels=3, halvings=1, names=(*scenes, UNLABELLED))
+    tiny_models.write_model(models / "scenes", task_models.with_conditioner(part, concat=3))
+    classes = np.random.default_rng(0).integers(0, 3, (8, 8), dtype=np.uint8)
+    Image.fromarray(classes).save("numbers.png")
+    Image.fromarray(colours[classes]).save("scene.png")
+    assert run(models, "paint", "numbers.png", "--model", "scenes", "--seed", 1, "--out", "c.png") == 0
+    assert run(models, "paint", "scene.png", "--model", "scenes", "--seed", 1, "--out", "d.png") == 0
+    assert opened("c.png").tobytes() == opened("d.png").tobytes()
+    assert capsys.readouterr() == ("a.png\nb.png\nc.png\nd.png\n", "")
+
+
 def test_compose(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(models, "compose", "layout.json", "a cat", "--model", "layout", "--seed", 1, "--size", "15x22") == 0
     assert run(models, "compose", "--list-classes", "--model", "layout") == 0
@@ -239,6 +261,8 @@ WRONG = [
     (["upscale", "cat.png", "--size", "8x8", "--model", "small"], "unknown argument '--size'"),
     (["paint", "unknown.png", "--model", "map"], "is unknown, expected 0 to 3"),
     (["paint", "cat.png", "--model", "map"], "coloured"),
+    (["paint", "cat.png", "--model", "map", "--palette", "map.png"], "is none of the palette's"),
+    (["paint", "cat.png", "--model", "map", "--palette", "cat.png"], "palette: got a picture of mode RGB"),
     (["paint", "cut.png", "--model", "map"], "map: 'cut.png': damaged or truncated"),
     (["paint", "text.png", "--model", "map"], "map: 'text.png': not a picture"),
     (["paint", "--model", "map"], "map: got none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.cli import flags
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("map", nargs="?", metavar="MAP", help="an index PNG (mode P) or a grey picture; its values are numbers of classes")
     add("prompts", nargs="*", metavar="PROMPT", help="what it shows, for a model that reads text")
+    add("--palette", metavar="FILE", help="for a coloured map: an index PNG whose palette says which colour is which class")
     add("--list-classes", action="store_true", help="print the numbers and names of the model's classes, and make nothing")
     flags.add_model_flags(parser, "the one for maps that ships, if one does")
     flags.add_sampling_flags(parser)
@@ -38,14 +40,31 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("map: got none, expected the path of an index PNG; --list-classes says what its numbers mean.")
     plan = task_plan(args, "paint", args.map)
     image = read_map("map", args.map)
-    from sfumato.generation.maps import classes_of
+    colours = None if args.palette is None else read_map("palette", args.palette)
+    from sfumato.generation.maps import classes_of, is_coloured, palette_of
+    from sfumato.generation.tasks.paint import class_names, paint
 
-    classes = classes_of(image)
+    palette = None if colours is None else palette_of(colours)
     pipeline = load_for("paint", plan)
-    from sfumato.generation.tasks.paint import paint
-
+    if palette is None and is_coloured(image):
+        palette = _palette(class_names(pipeline))
+    classes = classes_of(image, palette)
     make(plan, pipeline, lambda model, draft: paint(model, classes, draft, Path(args.map).name))
     return 0
+
+
+def _palette(names: Sequence[str]) -> list[tuple[int, int, int]] | None:
+    """The colours of a map of emoji scenes, for a model of their classes; None for other classes."""
+    from sfumato.data.maps import UNLABELLED
+    from sfumato.data.scene_classes import NAMES
+    from sfumato.data.scenes import palette
+
+    known = [name for name in names if name != UNLABELLED]  # which is the last where there is one
+    if not known or any(name not in NAMES for name in known):
+        return None
+    flat = palette()
+    places = [3 * NAMES.index(name) for name in known]
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in places]
 
 
 def _list(args: argparse.Namespace) -> int:
