@@ -60,9 +60,7 @@ class Frame:
 
     def map(self, classes: Tensor) -> Tensor:
         """(h, w) whole numbers -> (H, W)."""
-        given = classes[None, None].double()  # exact for whole numbers to 2^53
-        if self.work != self.own:
-            given = F.interpolate(given, size=self.work, mode="nearest-exact")
+        given = resized(classes, self.work)[None, None].double()  # exact for whole numbers to 2^53
         return self.pad(given)[0, 0].to(classes.dtype)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -72,6 +70,13 @@ class Frame:
     def crop(self, pixels: Tensor) -> Tensor:
         """(C, H, W) -> (C, h', w')."""
         return pixels[:, : self.work[0], : self.work[1]]
+
+
+def resized(classes: Tensor, size: Size) -> Tensor:
+    """(h, w) whole numbers at another (height, width), by the nearest."""
+    if tuple(classes.shape) == size:
+        return classes
+    return F.interpolate(classes[None, None].double(), size=size, mode="nearest-exact")[0, 0].to(classes.dtype)
 
 
 def up(side: int, multiple: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.errors import InputError
 from sfumato.generation.request import Draft
-from sfumato.generation.tasks.frame import Frame
+from sfumato.generation.tasks.frame import Frame, resized
 from sfumato.generation.tasks.job import Job
 from sfumato.generation.tasks.parts import needed_part, with_prompt
 
@@ -38,11 +38,13 @@ def paint(pipeline: Pipeline, classes: Tensor, draft: Draft, source: str | None 
     sides = (int(classes.shape[0]), int(classes.shape[1]))
     frame = Frame.of(sides, math.lcm(pipeline.multiple, 2**config.halvings), draft, "map")
     request = pipeline.request(frame.fit(with_prompt(pipeline, draft)))
+    latent = pipeline.model.latent_shape(request.height, request.width)
+    told = resized(frame.map(classes.to(torch.int64)), (latent[1] << config.halvings, latent[2] << config.halvings))
 
     def finish(made: Made) -> Image.Image:
         return made.image.crop((0, 0, frame.work[1], frame.work[0]))
 
-    return Job(request, inputs=part.inputs(frame.map(classes.to(torch.int64))), finish=finish, task="paint", source=source)
+    return Job(request, inputs=part.inputs(told), finish=finish, task="paint", source=source)
 
 
 def class_names(pipeline: Pipeline) -> list[str]:
