@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to a checkpoint (again for another)")
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
+    add(
+        "--verify",
+        action="store_true",
+        help="hash a checkpoint again and compare with the hash remembered of it (a model directory always is)",
+    )
     add("--num", metavar="N", default="1", help="pictures of each prompt (default: 1)")
     add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: by chance)")
     add("--steps", metavar="K", help="denoising steps (default: the model's)")
@@ -77,6 +82,7 @@ class Plan:
     weights: str
     vocabulary: Path | None
     loras: tuple[tuple[Path, float], ...]
+    verify: bool
     source: Parameters | None
     device: str
     out: Destination
@@ -111,6 +117,7 @@ def plan(args: argparse.Namespace) -> Plan:
         weights=args.weights,
         vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
         loras=tuple(lora_from_text(text) for text in args.lora),
+        verify=args.verify,
         source=source,
         device=args.device,
         out=out,
@@ -165,7 +172,13 @@ def make(plan: Plan) -> None:
     from sfumato.generation.pipeline import load
 
     pipeline = load(
-        _model(plan), plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary, loras=plan.loras
+        _model(plan),
+        plan.device,
+        card=plan.card,
+        weights=plan.weights,
+        vocabulary=plan.vocabulary,
+        loras=plan.loras,
+        verify=plan.verify,
     )
     request = pipeline.request(plan.draft)
     _warn_if_another(pipeline, plan.source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="FILE|DIR", help="a checkpoint that others published; nothing in it is run")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--values", action="store_true", help="read every number too, and look for NaN and infinity")
+    parser.add_argument("--verify", action="store_true", help="hash every file, and compare with the hash remembered of it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     from sfumato.interop.inspection import inspect
 
-    found = inspect(args.path, values=args.values)
+    found = inspect(args.path, values=args.values, verify=args.verify)
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=2, allow_nan=False))
     else:
@@ -54,6 +56,7 @@ def lines(found: Inspection) -> list[str]:
         "yaml": found.yaml,
     }
     told = [found.path, *(f"  {name:12} {value}" for name, value in facts.items() if value)]
+    told += [f"  {'sha256':12} {digest} {Path(file).name}" for file, digest in (found.sha256 or {}).items()]
     told += [
         "parts:",
         *(f"  {p.name:16} {p.parameters / 1e6:10.2f} M in {p.tensors} tensors, {p.what}" for p in found.portions),

@@ -189,6 +189,7 @@ def load(
     weights: str = AVERAGES,
     vocabulary: str | Path | None = None,
     loras: Sequence[tuple[str | Path, float]] = (),
+    verify: bool = False,
 ) -> Pipeline:
     """A shipped model by its name, a model directory, or one that others published, ready on `device`.
 
@@ -196,14 +197,15 @@ def load(
     the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. The rest is for published models:
     `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
     "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
-    trained), whose sum is added to the weights. Raises `InputError` when there is no such model or device, or a file is
+    trained), whose sum is added to the weights; `verify`, hash the files even when their hashes are remembered (a model
+    directory's always are compared with its manifest). Raises `InputError` when there is no such model or device, or a file is
     damaged.
     """
     where = find_device(device)
     found = Place.of(name_or_path)
     if found.published:
         words = None if vocabulary is None else Path(vocabulary)
-        return Pipeline(_load_published(found, where, card, weights, words, loras), where)
+        return Pipeline(_load_published(found, where, card, weights, words, loras, verify), where)
     if card is not None or vocabulary is not None or weights != AVERAGES or loras:
         raise InputError(
             f"card, weights, vocabulary and LoRAs are for published models (.ckpt, .safetensors, diffusers folders); "
@@ -245,6 +247,7 @@ def _load_published(
     weights: str,
     vocabulary: Path | None,
     loras: Sequence[tuple[str | Path, float]],
+    verify: bool,
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
     from sfumato.interop.load import load_published
@@ -254,7 +257,9 @@ def _load_published(
     if weights not in [known.value for known in Weights]:
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
     changes = [(read_lora(path), scale) for path, scale in loras]
-    loaded = load_published(place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device)
+    loaded = load_published(
+        place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, verify=verify
+    )
     merge(loaded.model, changes)
     parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale:g}" for path, scale in loras)]
     return replace(loaded, name=" + ".join(parts))

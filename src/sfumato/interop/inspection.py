@@ -18,6 +18,7 @@ from sfumato.interop.cards import CARDS, Card
 from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import candidates, stated
 from sfumato.interop.folders import Part
+from sfumato.interop.hashes import verify_files
 from sfumato.interop.index import TensorIndex
 from sfumato.interop.load import conditioner_in, conditioner_places, recognise_checkpoint, scale_buffer
 from sfumato.interop.rebuild import shown
@@ -43,7 +44,7 @@ class Inspection:
 
     kind: the format. family, task, cards: of the published models that it may be. types: numbers of each type. prediction,
     schedule, scale_factor, image_size (height, width): what those models agree on. averages: whether EMA weights stand beside
-    the raw ones. step, epoch: of its training. oddities: sentences about what is missing or strange.
+    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. oddities: sentences about what is missing or strange.
     """
 
     path: str
@@ -63,13 +64,15 @@ class Inspection:
     step: int | None = None
     epoch: int | None = None
     yaml: str | None = None
+    sha256: Mapping[str, str] | None = None
     oddities: tuple[str, ...] = ()
 
 
-def inspect(path: str | Path, *, values: bool = False) -> Inspection:
+def inspect(path: str | Path, *, values: bool = False, verify: bool = False) -> Inspection:
     """Look at a .ckpt, a .safetensors or a diffusers folder. `values` reads every number and looks for NaN and infinity.
+    `verify` hashes every file, also one whose hash is remembered.
 
-    Raises `InputError` for what is none of these, or is damaged. A file of another architecture is described as far as it goes.
+    Raises `InputError` for what is none of these, or is damaged, or has other bytes than the hash that is remembered of it. A file of another architecture is described as far as it goes.
     """
     checkpoint = open_checkpoint(path)
     facts = Inspection(
@@ -81,6 +84,7 @@ def inspect(path: str | Path, *, values: bool = False) -> Inspection:
         step=checkpoint.metadata.step,
         epoch=checkpoint.metadata.epoch,
         yaml=None if checkpoint.yaml is None else str(checkpoint.yaml.path),
+        sha256=verify_files(checkpoint.files) if verify else None,
     )
     facts = _of_folder(facts, checkpoint) if checkpoint.components else _of_file(facts, checkpoint)
     if values:

@@ -33,7 +33,7 @@ from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
-from sfumato.interop.hashes import file_hash
+from sfumato.interop.hashes import file_hash, verify_files
 from sfumato.interop.index import Held, Loadable, TensorIndex
 from sfumato.interop.keys import KeyMap
 from sfumato.interop.recognise import Kind, Recognised, recognise
@@ -65,6 +65,7 @@ def load_published(
     embeddings: Statistics | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
+    verify: bool = False,
 ) -> LoadedModel:
     """Load a .ckpt or .safetensors file in the authors' names, or a diffusers folder, onto `device`.
 
@@ -72,10 +73,13 @@ def load_published(
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else it is looked for in the hub's cache.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
+    verify: hash every file first, also one whose hash is remembered, which then must be the same.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
     is_folder = Path(path).is_dir()
     checkpoint = open_checkpoint(path, "non_ema" if is_folder and weights is Weights.raw else None)
+    if verify:
+        verify_files(checkpoint.files)
     chosen, tensors = (_of_folder if is_folder else _of_file)(checkpoint, weights, card, embeddings)
     config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
     tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
