@@ -45,8 +45,8 @@ def open_source(
     verify: bool = False,
 ) -> LoadedModel:
     """A published file or folder, or a model directory of ours, with every tensor in the type in which it is stored (int8 is
-    read as fp32). `loras`, each with its scale, are added to the weights. `verify`: hash a published one again; a directory of ours always is.
-    Raises `InputError`."""
+    read as fp32). `loras`, each with its scale, are added to the weights. `verify`: hash a published one again; a directory of
+    ours always is. Raises `InputError`."""
     changes = [(read_lora(file), scale) for file, scale in loras]
     if published:
         loaded = load_published(path, card=card, weights=weights, vocabulary=vocabulary, dtype=None, verify=verify)

@@ -44,7 +44,8 @@ class Inspection:
 
     kind: the format. family, task, cards: of the published models that it may be. types: numbers of each type. prediction,
     schedule, scale_factor, image_size (height, width): what those models agree on. averages: whether EMA weights stand beside
-    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. oddities: sentences about what is missing or strange.
+    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. oddities: sentences
+    about what is missing or strange.
     """
 
     path: str
@@ -69,10 +70,11 @@ class Inspection:
 
 
 def inspect(path: str | Path, *, values: bool = False, verify: bool = False) -> Inspection:
-    """Look at a .ckpt, a .safetensors or a diffusers folder. `values` reads every number and looks for NaN and infinity.
+    """Look at a .ckpt, a .safetensors or a diffusers folder. `values` reads every number and looks for NaN and infinity,
     `verify` hashes every file, also one whose hash is remembered.
 
-    Raises `InputError` for what is none of these, or is damaged, or has other bytes than the hash that is remembered of it. A file of another architecture is described as far as it goes.
+    Raises `InputError` for what is none of these, is damaged, or has other bytes than the hash that is remembered of it. A file
+    of another architecture is described as far as it goes.
     """
     checkpoint = open_checkpoint(path)
     facts = Inspection(
