@@ -15,14 +15,15 @@ Stability-AI/generative-models hold one flat table of tensors:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 
-import torch
 from torch import nn
 
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.interop.hollow import hollow
 from sfumato.interop.keys import KeyMap
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNet, UNetConfig
@@ -113,10 +114,15 @@ def check_norms(what: str, widths: Sequence[int], groups: int = GROUPS) -> None:
         raise InputError(f"the {what} has {said}, and the published networks have norms of 32 groups: it has no form there.")
 
 
-def parameter_shapes(kind: type[nn.Module], config: object) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(kind: type[nn.Module], config: Hashable) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters of `kind(config)`, which is built without memory."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in kind(config).named_parameters()}
+    return dict(_shapes(kind, config))  # type: ignore[arg-type]  # classes are hashable
+
+
+@lru_cache(maxsize=16)  # a load asks several times for the same few networks
+def _shapes(kind: type[nn.Module], config: Hashable) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    with hollow():
+        return tuple((name, tuple(value.shape)) for name, value in kind(config).named_parameters())
 
 
 def _unet_name(name: str) -> str:

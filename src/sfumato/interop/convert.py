@@ -16,9 +16,12 @@ from sfumato.build import build_model
 from sfumato.errors import InputError
 from sfumato.interop.assign import MOST_SHOWN, assign
 from sfumato.interop.cards import Card
+from sfumato.interop.checkpoint import open_checkpoint
 from sfumato.interop.ema import Weights
 from sfumato.interop.export import single_file
 from sfumato.interop.export_folder import folder_parts, write_parts
+from sfumato.interop.hashes import verify_files
+from sfumato.interop.hollow import hollow
 from sfumato.interop.index import Held
 from sfumato.interop.load import load_published
 from sfumato.interop.lora import read_lora
@@ -49,7 +52,9 @@ def open_source(
     ours always is. Raises `InputError`."""
     changes = [(read_lora(file), scale) for file, scale in loras]
     if published:
-        loaded = load_published(path, card=card, weights=weights, vocabulary=vocabulary, dtype=None, verify=verify)
+        if verify:
+            verify_files(open_checkpoint(path).files)
+        loaded = load_published(path, card=card, weights=weights, vocabulary=vocabulary, dtype=None)
     else:
         loaded = _open_native(path)
     merge(loaded.model, changes)
@@ -61,7 +66,7 @@ def _open_native(name_or_path: Path) -> LoadedModel:
     check_manifest(path)
     config, defaults, name = pretrained.read_config(path)
     tokenizer = pretrained.read_tokenizer(path)
-    with torch.device("meta"):
+    with hollow():
         model = build_model(config, tokenizer)
     number_positions(model)
     file = path / pretrained.WEIGHTS

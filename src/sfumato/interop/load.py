@@ -34,7 +34,8 @@ from sfumato.interop.ema import Weights
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
 from sfumato.interop.hashes import file_hash, verify_files
-from sfumato.interop.index import Held, Loadable, TensorIndex
+from sfumato.interop.hollow import hollow
+from sfumato.interop.index import Held, Loadable, TensorIndex, loadables
 from sfumato.interop.keys import KeyMap
 from sfumato.interop.recognise import Kind, Recognised, recognise
 from sfumato.interop.scale import statistics
@@ -84,7 +85,7 @@ def load_published(
     config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
     tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
     tokenizer = None if vocabulary is None else bert_tokenizer(read_vocabulary(vocabulary)).to_str()
-    with torch.device("meta"):
+    with hollow():
         model = build_model(config, tokenizer)
     number_positions(model)
     exact = (*OUR_STATISTICS, *(f"conditioner.{name}" for name, _ in model.conditioner.named_buffers()))
@@ -132,7 +133,7 @@ def load_first_stage(
         _check_rest(found.rest, checkpoint)
     stored = scale_buffer(checkpoint)
     factor = scale_factor if scale_factor is not None else 1.0 if stored is None else stored
-    with torch.device("meta"):
+    with hollow():
         model = build_first_stage(found.first_stage)
     keys = compvis.first_stage_keys(found.first_stage).prefixed("", found.first_stage_prefix)
     tensors: dict[str, Loadable] = _renamed(checkpoint.index, keys) | _held("", statistics(found.first_stage, factor))
@@ -217,7 +218,7 @@ def _conditioner(
     _check_rest(
         tuple(n for n in own if not n.startswith((*used, *UNUSED)) and n.split(".")[-1] not in OPENCLIP_UNUSED), checkpoint
     )
-    return _held("conditioner.", state)
+    return loadables(checkpoint.index, {f"conditioner.{name}": value for name, value in state.items()})
 
 
 def conditioner_places(config: ConditionerConfig, names: list[str]) -> tuple[str, ...]:
