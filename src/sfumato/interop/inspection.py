@@ -20,7 +20,9 @@ from sfumato.interop.choose import candidates, stated
 from sfumato.interop.folders import Part
 from sfumato.interop.hashes import verify_files
 from sfumato.interop.index import TensorIndex
+from sfumato.interop.inspect_lora import LoraFacts, lora_facts
 from sfumato.interop.load import conditioner_in, conditioner_places, recognise_checkpoint, scale_buffer
+from sfumato.interop.lora import is_lora, lora_file, read_lora
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised
 from sfumato.interop.shapes import without_heads
@@ -44,8 +46,8 @@ class Inspection:
 
     kind: the format. family, task, cards: of the published models that it may be. types: numbers of each type. prediction,
     schedule, scale_factor, image_size (height, width): what those models agree on. averages: whether EMA weights stand beside
-    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. oddities: sentences
-    about what is missing or strange.
+    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. lora: of a LoRA file.
+    oddities: sentences about what is missing or strange.
     """
 
     path: str
@@ -66,6 +68,7 @@ class Inspection:
     epoch: int | None = None
     yaml: str | None = None
     sha256: Mapping[str, str] | None = None
+    lora: LoraFacts | None = None
     oddities: tuple[str, ...] = ()
 
 
@@ -76,7 +79,7 @@ def inspect(path: str | Path, *, values: bool = False, verify: bool = False) -> 
     Raises `InputError` for what is none of these, is damaged, or has other bytes than the hash that is remembered of it. A file
     of another architecture is described as far as it goes.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(lora_file(Path(path)) or path)
     facts = Inspection(
         path=str(checkpoint.path),
         kind=checkpoint.kind.value,
@@ -88,10 +91,25 @@ def inspect(path: str | Path, *, values: bool = False, verify: bool = False) -> 
         yaml=None if checkpoint.yaml is None else str(checkpoint.yaml.path),
         sha256=verify_files(checkpoint.files) if verify else None,
     )
-    facts = _of_folder(facts, checkpoint) if checkpoint.components else _of_file(facts, checkpoint)
+    if is_lora(checkpoint.index):
+        facts = _of_lora(facts, checkpoint)
+    else:
+        facts = _of_folder(facts, checkpoint) if checkpoint.components else _of_file(facts, checkpoint)
     if values:
         facts = replace(facts, oddities=(*facts.oddities, *_not_finite(checkpoint.index)))
     return facts
+
+
+def _of_lora(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
+    index = checkpoint.index
+    try:
+        found, oddities = lora_facts(read_lora(checkpoint.path))
+    except InputError as error:
+        whole = Portion("tensors", "a LoRA or a relative of it", len(index), index.numel)
+        return replace(facts, portions=(whole,), oddities=(str(error),))
+    whole = Portion("LoRA", "low-rank changes of weights", len(index), index.numel)
+    family = " or ".join(found.families) or None
+    return replace(facts, family=family, cards=found.cards, portions=(whole,), lora=found, oddities=tuple(oddities))
 
 
 def _of_file(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
