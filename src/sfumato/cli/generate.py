@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sfumato.cli.loras import lora_from_text
-from sfumato.errors import InputError
+from sfumato.errors import InputError, unknown
 from sfumato.generation.film import FILM_FORMATS, check_count
-from sfumato.generation.limits import SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import AUTO, DTYPE_NAMES, SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
 from sfumato.generation.metadata import Parameters, read_parameters
 from sfumato.generation.output import SHEET_FORMATS, Destination, checked_file, checked_path, destination
 from sfumato.generation.request import BATCH_SIZE, Draft
@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--background", metavar="COLOR", help="white, transparent, a colour's name or #rrggbb (default: white)")
     add("--batch-size", metavar="B", default=str(BATCH_SIZE), help=f"pictures at once on a GPU (default: {BATCH_SIZE})")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add(
+        "--dtype",
+        metavar="TYPE",
+        default=AUTO,
+        help=f"what the networks run in: {', '.join(DTYPE_NAMES)} (default: auto, float32; float16 for checkpoints on CUDA)",
+    )
     add("--out", metavar="FILE|DIR", help="a PNG file or a directory (default: here, named after prompt and seed)")
     add("--grid", metavar="FILE", help="also write all pictures on one sheet (png, jpg, webp; jpg is never transparent)")
     add("--film", metavar="FILE", help="also write an animation of the denoising (gif, webp, png; gif is never transparent)")
@@ -85,6 +91,7 @@ class Plan:
     verify: bool
     source: Parameters | None
     device: str
+    dtype: str
     out: Destination
     grid: Path | None
     film: Path | None
@@ -110,6 +117,8 @@ def plan(args: argparse.Namespace) -> Plan:
         check_count(max(len(draft.prompts), 1) * draft.num)
     if args.device.partition(":")[0] not in DEVICES:
         raise InputError(f"device: got {shorten(args.device)}, expected one of {', '.join(DEVICES)}.")
+    if args.dtype not in DTYPE_NAMES:
+        raise unknown("dtype", args.dtype[:40], DTYPE_NAMES)
     return Plan(
         draft=draft,
         model=None if args.model is None else str(checked_path("model", args.model)),
@@ -120,6 +129,7 @@ def plan(args: argparse.Namespace) -> Plan:
         verify=args.verify,
         source=source,
         device=args.device,
+        dtype=args.dtype,
         out=out,
         grid=grid,
         film=film,
@@ -178,6 +188,7 @@ def make(plan: Plan) -> None:
         weights=plan.weights,
         vocabulary=plan.vocabulary,
         loras=plan.loras,
+        dtype=plan.dtype,
         verify=plan.verify,
     )
     request = pipeline.request(plan.draft)

@@ -16,10 +16,11 @@ from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.device import find_device
-from sfumato.generation.engine import Made, OnStep, run
-from sfumato.generation.limits import WHITE, shorten
+from sfumato.generation.engine import Made, NotFiniteError, OnStep, run
+from sfumato.generation.limits import AUTO, WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
+from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
@@ -53,6 +54,11 @@ class Pipeline:
     def needs_prompt(self) -> bool:
         """Whether pictures are made from a prompt (a text, a class name); else there is nothing to say."""
         return not isinstance(self.model.conditioner, Unconditional)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the prior runs in."""
+        return next((p.dtype for p in self.model.prior.parameters()), torch.float32)
 
     @property
     def multiple(self) -> int:
@@ -102,9 +108,15 @@ class Pipeline:
         start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`.
         """
         settings = replace(self.settings(request), start=start)
-        for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
-            made.image.info.update(self.parameters(request, made.picture).to_info())
-            yield made
+        try:
+            for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
+                made.image.info.update(self.parameters(request, made.picture).to_info())
+                yield made
+        except NotFiniteError as error:
+            if self.dtype not in HALVES:
+                raise
+            name = str(self.dtype).removeprefix("torch.")
+            raise NotFiniteError(f"in {name}, {error} Or run it in fp32 (dtype float32).") from None
 
     @torch.inference_mode()
     def start_from(self, image: Image.Image, strength: float, request: Request) -> Start:
@@ -189,12 +201,14 @@ def load(
     weights: str = AVERAGES,
     vocabulary: str | Path | None = None,
     loras: Sequence[tuple[str | Path, float]] = (),
+    dtype: str | torch.dtype = AUTO,
     verify: bool = False,
 ) -> Pipeline:
     """A shipped model by its name, a model directory, or one that others published, ready on `device`.
 
     name_or_path: besides names and directories, a checkpoint (`.ckpt`, `.safetensors`), a diffusers folder, or `owner/name` on
-    the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. The rest is for published models:
+    the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. dtype: float32, float16 or bfloat16,
+    in which the networks run; auto is fp32, and fp16 for published models on CUDA. The rest is for published models:
     `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
     "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
     trained), whose sum is added to the weights; `verify`, hash the files even when their hashes are remembered (a model
@@ -203,15 +217,19 @@ def load(
     """
     where = find_device(device)
     found = Place.of(name_or_path)
+    kind = find_dtype(dtype, where, found.published)
     if found.published:
         words = None if vocabulary is None else Path(vocabulary)
-        return Pipeline(_load_published(found, where, card, weights, words, loras, verify), where)
+        return Pipeline(_load_published(found, where, card, weights, words, loras, kind, verify), where)
     if card is not None or vocabulary is not None or weights != AVERAGES or loras:
         raise InputError(
             f"card, weights, vocabulary and LoRAs are for published models (.ckpt, .safetensors, diffusers folders); "
             f"{shorten(str(name_or_path))} is none."
         )
-    return Pipeline(load_pretrained(name_or_path, where), where)
+    loaded = load_pretrained(name_or_path, where)
+    if kind is not torch.float32:
+        turn_parameters(loaded.model, kind)
+    return Pipeline(loaded, where)
 
 
 @dataclass(frozen=True)
@@ -247,6 +265,7 @@ def _load_published(
     weights: str,
     vocabulary: Path | None,
     loras: Sequence[tuple[str | Path, float]],
+    dtype: torch.dtype,
     verify: bool,
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
@@ -258,7 +277,7 @@ def _load_published(
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
     changes = [(read_lora(path), scale) for path, scale in loras]
     loaded = load_published(
-        place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, verify=verify
+        place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, dtype=dtype, verify=verify
     )
     merge(loaded.model, changes)
     parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale:g}" for path, scale in loras)]
