@@ -101,6 +101,7 @@ def lines(found: Inspection) -> list[str]:
         "types": ", ".join(f"{name} {100 * count / total:.3g} %" for name, count in types.items()),
         "averages": None if found.lora else "yes" if found.averages else "no",
         "trained": _trained(found),
+        "markers": ", ".join(found.markers),
         "yaml": found.yaml,
         **_lora(found),
     }

@@ -9,6 +9,7 @@ Stability-AI/generative-models hold one flat table of tensors:
     model_ema.*                averages of `model.*`, its dots removed; `decay` and `num_updates` beside them
     scale_factor               z_unit = scale_factor * z, so that our `first_stage.scale` is its inverse
     betas, alphas_cumprod, ... tables that follow from the schedule
+    v_pred, ztsnr              markers of fine-tuned models (`markers.py`)
     loss.*                     discriminator and perceptual network of the first stage
 """
 
@@ -38,7 +39,7 @@ STATISTICS = ("shift", "scale", "preview")
 KNOWN_EXTRAS = re.compile(
     r"scale_factor|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar"
-    r"|cond_ids|denoiser\.(sigmas|log_sigmas)|(first_stage_model\.)?loss\..*|model_ema\.(decay|num_updates)"
+    r"|v_pred|ztsnr|cond_ids|denoiser\.(sigmas|log_sigmas)|(first_stage_model\.)?loss\..*|model_ema\.(decay|num_updates)"
 )
 """Names in published files that hold no weight of a generator and may be left out."""
 

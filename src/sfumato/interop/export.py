@@ -5,7 +5,7 @@
     conditioner.*              -> cond_stage_model.*, conditioner.embedders.*, embedder.*
 
 Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The prediction is
-noted as `modelspec.prediction_type`.
+noted as `modelspec.prediction_type`, zero terminal SNR by fine-tuners' markers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis
+from sfumato.interop.markers import MARKERS
 from sfumato.interop.scale import with_one_scale
 from sfumato.networks.unet import UNetConfig
 
@@ -50,6 +51,8 @@ def single_file(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[
     tensors = compvis.model_keys(unet, stage).to_theirs(own)
     tensors |= to_checkpoint(config.conditioner, behind(state, OUR_CONDITIONER))
     tensors[compvis.SCALE_FACTOR] = stored_factor(factor)
+    if config.prior.schedule.zero_terminal_snr:
+        tensors |= {marker: torch.zeros(1) for marker in MARKERS}  # such a model's prediction is v
     return tensors, {"modelspec.prediction_type": PREDICTIONS[config.prior.prediction]}
 
 

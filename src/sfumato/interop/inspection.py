@@ -23,6 +23,7 @@ from sfumato.interop.index import TensorIndex
 from sfumato.interop.inspect_lora import LoraFacts, lora_facts
 from sfumato.interop.load import conditioner_in, conditioner_places, recognise_checkpoint, scale_buffer
 from sfumato.interop.lora import is_lora, lora_file, read_lora
+from sfumato.interop.markers import FOREIGN, foreign, found_in
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised
 from sfumato.interop.shapes import without_heads
@@ -47,7 +48,7 @@ class Inspection:
     kind: the format. family, task, cards: of the published models that it may be. types: numbers of each type. prediction,
     schedule, scale_factor, image_size (height, width): what those models agree on. averages: whether EMA weights stand beside
     the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. lora: of a LoRA file.
-    oddities: sentences about what is missing or strange.
+    markers: tensors that say the prediction or the schedule. oddities: sentences about what is missing or strange.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Inspection:
     yaml: str | None = None
     sha256: Mapping[str, str] | None = None
     lora: LoraFacts | None = None
+    markers: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
 
 
@@ -130,7 +132,9 @@ def _of_file(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
         if facts.scale_factor is not None and abs(factor / facts.scale_factor - 1) > 1e-4:
             oddities.append(f"its scale_factor is {factor:.6g}, that of the published model {facts.scale_factor:.6g}.")
         facts = replace(facts, scale_factor=factor)
-    return replace(facts, portions=_portions(found, index), oddities=tuple(oddities))
+    if (said := foreign(index)) is not None:
+        oddities.append(f"{said}, which has no form here.")
+    return replace(facts, portions=_portions(found, index), oddities=tuple(oddities), markers=found_in(index))
 
 
 def _published(found: Recognised, cards: list[Card]) -> tuple[str, ...]:
@@ -161,7 +165,8 @@ def _of_cards(facts: Inspection, cards: list[Card]) -> Inspection:
 
 def _schedule(card: Card) -> str:
     s = card.prior.schedule
-    return f"{s.name.value}, beta {s.beta_start:g} to {s.beta_end:g}, {s.num_steps} steps"
+    zero = ", zero terminal SNR" if s.zero_terminal_snr else ""
+    return f"{s.name.value}, beta {s.beta_start:g} to {s.beta_end:g}, {s.num_steps} steps{zero}"
 
 
 def _one(values: Iterable[str]) -> str:
@@ -226,7 +231,7 @@ def _encoder(card: Card) -> str:
 
 def _strange(found: Recognised, cards: list[Card], checkpoint: Checkpoint) -> list[str]:
     faults = []
-    unknown = [name for name in found.rest if not name.startswith(PREFIXES)]
+    unknown = [name for name in found.rest if not name.startswith(PREFIXES) and name not in FOREIGN]
     if unknown:
         more = ", ..." if unknown[SHOWN:] else ""
         faults.append(f"{len(unknown)} names of no known part: {', '.join(map(shown, unknown[:SHOWN]))}{more}.")

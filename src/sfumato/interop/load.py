@@ -37,6 +37,7 @@ from sfumato.interop.hashes import file_hash, verify_files
 from sfumato.interop.hollow import hollow
 from sfumato.interop.index import Held, Loadable, TensorIndex, loadables
 from sfumato.interop.keys import KeyMap
+from sfumato.interop.markers import check_markers
 from sfumato.interop.recognise import Kind, Recognised, recognise
 from sfumato.interop.scale import statistics
 from sfumato.io.pretrained import LoadedModel, SamplingDefaults
@@ -99,6 +100,7 @@ def _of_file(
     """The card, with the conditioner that the file has, and the tensors under our names."""
     found = recognise_checkpoint(checkpoint)
     _check_whole(found, checkpoint)
+    check_markers(checkpoint.index, str(checkpoint.path))
     chosen = choose_card(found, checkpoint, card)
     chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
     tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
