@@ -38,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--card", metavar="NAME", help="which published model SRC is, where it leaves that open")
     add("--weights", metavar="KIND", help="of a checkpoint: ema (averages where there are any) or raw (default: ema)")
-    add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to the weights (again for another)")
+    add(
+        "--lora",
+        metavar="FILE[:SCALE[:TEXT]]",
+        action="append",
+        default=[],
+        help="add a LoRA to the weights (again for another); TEXT: its scale in text encoders (default: SCALE)",
+    )
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
     add(
         "--verify",

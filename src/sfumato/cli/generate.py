@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sfumato.cli.loras import lora_from_text
+from sfumato.cli.loras import Scale, lora_from_text
 from sfumato.errors import InputError, unknown
 from sfumato.generation.film import FILM_FORMATS, check_count
 from sfumato.generation.limits import AUTO, DTYPE_NAMES, SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="ema",
         help="of a checkpoint: ema (averages where there are any) or raw (default: ema)",
     )
-    add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to a checkpoint (again for another)")
+    add(
+        "--lora",
+        metavar="FILE[:SCALE[:TEXT]]",
+        action="append",
+        default=[],
+        help="add a LoRA to a checkpoint (again for another); TEXT: its scale in text encoders (default: SCALE)",
+    )
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
     add(
         "--verify",
@@ -87,7 +93,7 @@ class Plan:
     card: str | None
     weights: str
     vocabulary: Path | None
-    loras: tuple[tuple[Path, float], ...]
+    loras: tuple[tuple[Path, Scale], ...]
     verify: bool
     source: Parameters | None
     device: str

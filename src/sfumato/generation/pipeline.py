@@ -31,6 +31,7 @@ from sfumato.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from sfumato.interop.cards import Card
+    from sfumato.interop.merge import Scale
 
 
 AVERAGES = "ema"  # `sfumato.interop.ema.Weights.ema`
@@ -200,7 +201,7 @@ def load(
     card: str | Card | None = None,
     weights: str = AVERAGES,
     vocabulary: str | Path | None = None,
-    loras: Sequence[tuple[str | Path, float]] = (),
+    loras: Sequence[tuple[str | Path, Scale]] = (),
     dtype: str | torch.dtype = AUTO,
     verify: bool = False,
 ) -> Pipeline:
@@ -211,9 +212,9 @@ def load(
     in which the networks run; auto is fp32, and fp16 for published models on CUDA. The rest is for published models:
     `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
     "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
-    trained), whose sum is added to the weights; `verify`, hash the files even when their hashes are remembered (a model
-    directory's always are compared with its manifest). Raises `InputError` when there is no such model or device, or a file is
-    damaged.
+    trained; a pair for U-Net and text encoders), whose sum is added to the weights; `verify`, hash the files even when their
+    hashes are remembered (a model directory's always are compared with its manifest). Raises `InputError` when there is no
+    such model or device, or a file is damaged.
     """
     where = find_device(device)
     found = Place.of(name_or_path)
@@ -264,14 +265,14 @@ def _load_published(
     card: str | Card | None,
     weights: str,
     vocabulary: Path | None,
-    loras: Sequence[tuple[str | Path, float]],
+    loras: Sequence[tuple[str | Path, Scale]],
     dtype: torch.dtype,
     verify: bool,
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
     from sfumato.interop.load import load_published
     from sfumato.interop.lora import read_lora
-    from sfumato.interop.merge import merge
+    from sfumato.interop.merge import merge, scale_text
 
     if weights not in [known.value for known in Weights]:
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
@@ -280,7 +281,7 @@ def _load_published(
         place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, dtype=dtype, verify=verify
     )
     merge(loaded.model, changes)
-    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale:g}" for path, scale in loras)]
+    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale_text(scale)}" for path, scale in loras)]
     return replace(loaded, name=" + ".join(parts))
 
 

@@ -25,7 +25,7 @@ from sfumato.interop.hollow import hollow
 from sfumato.interop.index import Held
 from sfumato.interop.load import load_published
 from sfumato.interop.lora import read_lora
-from sfumato.interop.merge import merge
+from sfumato.interop.merge import Scale, merge
 from sfumato.io import pretrained
 from sfumato.io.files import check_manifest, new_directory
 from sfumato.io.pretrained import LoadedModel, save_pretrained
@@ -34,7 +34,7 @@ from sfumato.io.stream import write_tensors
 from sfumato.io.weights import pack, read_weights
 from sfumato.networks.clip import number_positions
 
-Loras = Sequence[tuple[Path, float]]
+Loras = Sequence[tuple[Path, Scale]]
 
 
 def open_source(
