@@ -10,7 +10,7 @@ a warm cache; numbers are medians.
 - load: `load_published` into the stored type, all that it does (recognise, build, fill, the remembered hash), until every page
   of every weight was touched; call: until it returned, its weights still on the disk;
 - other: the same into the other type (fp16 <-> fp32), over the bytes of the file too;
-- first: in a fresh process, where the file is hashed for the first time and PyTorch's and transformers' modules are imported;
+- first: in a fresh process that has PyTorch, where transformers is imported and the file hashed for the first time;
 - peak: of a fresh process that has imported them, above what it took then, every page touched, in multiples of the weights in
   the type asked for.
 """
@@ -180,7 +180,7 @@ def fresh(what: str, path: Path, name: str, dtype: str) -> float:
 
 
 def first_of(path: Path, name: str, dtype: torch.dtype) -> float:
-    """Seconds of the first load of a process, transformers' modules imported in it; PyTorch's are."""
+    """Seconds of the first load of a process, transformers' import among them."""
     return timed(lambda: load(path, name, dtype), touch)[1]
 
 
