@@ -149,6 +149,7 @@ def test_what_was_trained_leaves(tmp_path):
         ("vqvae/config.json", {"scaling_factor": "x"}, "scaling_factor x; expected a number"),
         ("vqvae/config.json", {"scaling_factor": -1}, "scale_factor is -1"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "laplace"}, "beta_schedule laplace; expected scaled_linear"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "a table of betas of its own"),
         ("scheduler/scheduler_config.json", {"beta_start": "x"}, "betas or steps that are none"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 1}, "num_steps 1"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type flow; expected epsilon"),
