@@ -135,5 +135,5 @@ def test_a_folder_s_own_configs_say_it():
         {"num_train_timesteps": 400},
         {"trained_betas": [0.1, 0.2]},
     ):
-        with pytest.raises(InputError, match="expected (scaled_linear and epsilon or v_prediction|1000 betas)"):
+        with pytest.raises(InputError, match=r"expected (scaled_linear and epsilon or v_prediction|1000 betas)"):
             choose_card(found(v), in_folder(v, **wrong))

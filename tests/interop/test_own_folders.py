@@ -144,6 +144,8 @@ def test_what_was_trained_leaves(tmp_path):
         ("unet/config.json", {"layers_per_block": 10**9}, "layers_per_block 1000000000, more than it has tensors"),
         ("vqvae/config.json", {"layers_per_block": 10**9}, "layers_per_block 1000000000, more than it has tensors"),
         ("unet/config.json", {"block_out_channels": [32] * 1000}, "1000 levels: expected 16 at most"),
+        ("unet/config.json", {"block_out_channels": [32, 2**40]}, "a block_out_channels beyond 1048576"),
+        ("unet/config.json", {"num_class_embeds": 2**60}, "a num_class_embeds beyond 1048576"),
         ("vqvae/config.json", {"norm_num_groups": 0}, "norm_groups is 0"),
         ("vqvae/config.json", {"block_out_channels": [[]]}, "expected a list of whole numbers"),
         ("vqvae/config.json", {"scaling_factor": "x"}, "scaling_factor x; expected a number"),
