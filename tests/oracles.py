@@ -79,3 +79,37 @@ class MixtureData:
         """Var[x_0]."""
         second = sum(w * (m**2 + s**2) for w, m, s in zip(self.weights, self.means, self.stds, strict=True))
         return second - self.mean**2
+
+
+@dataclass(frozen=True)
+class CorrelatedData:
+    """x_0 ~ N(mean, covariance) over all elements of a row together.
+
+    E[x_0 | x_t] = mean + G (x_t - alpha mean),  G = alpha C (alpha^2 C + sigma^2 I)^-1,  Cov[x_0 | x_t] = C - alpha G C
+    """
+
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+
+    def gain(self, schedule: Schedule, t: float) -> Tensor:
+        """G (n, n) at t, float64."""
+        alpha, sigma = (float(v) for v in schedule(torch.tensor(t, dtype=torch.float64)))
+        c = torch.tensor(self.covariance, dtype=torch.float64)
+        return alpha * c @ torch.linalg.inv(alpha**2 * c + sigma**2 * torch.eye(len(c), dtype=torch.float64))
+
+    def uncertainty(self, schedule: Schedule, t: float) -> Tensor:
+        """Cov[x_0 | x_t] (n, n), float64: the same for every x_t."""
+        alpha, _ = (float(v) for v in schedule(torch.tensor(t, dtype=torch.float64)))
+        c = torch.tensor(self.covariance, dtype=torch.float64)
+        return c - alpha * self.gain(schedule, t) @ c
+
+    def denoiser(self, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t (B, ...), t (B,), all the same) -> E[x_0 | x_t]."""
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            alpha, _ = schedule(t[:1].double())
+            mean = torch.tensor(self.mean, dtype=torch.float64)
+            flat = mean + (x_t.flatten(1).double() - alpha * mean) @ self.gain(schedule, float(t[0])).T
+            return flat.view(x_t.shape).to(x_t)
+
+        return denoise

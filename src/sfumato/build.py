@@ -27,6 +27,7 @@ from sfumato.conditioners.neighbours import Neighbours, NeighboursConfig
 from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.conditioners.picture_latent import PictureLatentConfig, PictureLatents
 from sfumato.conditioners.pictures import Encode
+from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.conditioners.sizes import SizeNumbers, SizesConfig
 from sfumato.conditioners.text import TextConfig, TextEncoder
@@ -40,12 +41,23 @@ from sfumato.first_stages.vq import VQConfig, VQFirstStage
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
+from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
 FirstStageConfig = KLConfig | VQConfig | IdentityConfig
-PriorConfig = DiffusionConfig
+PriorConfig = DiffusionConfig | RegressionConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
-TrainedConditionerConfig = TextConfig | LabelConfig | NoneConfig
-"""Those that a training run can have."""
+TrainedPartConfig = (
+    TextConfig
+    | LabelConfig
+    | LayoutConfig
+    | SegmentationConfig
+    | LowResolutionConfig
+    | MaskedImageConfig
+    | PictureLatentConfig
+    | RetrievedConfig
+)
+TrainedConditionerConfig = TrainedPartConfig | NoneConfig | CompositeConfig
+"""Those that a training run can have; a composite of `TrainedPartConfig` only."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
             return IdentityFirstStage(config)
 
 
-def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
+def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior | RegressionPrior:
     """A prior with random weights over the latents of `first_stage`; their channels must agree."""
     latent = first_stage.latent
     assert isinstance(latent, Grid)
@@ -78,7 +90,7 @@ def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
             f"prior.network.out_channels is {config.network.out_channels}, but the first stage has "
             f"{latent.channels} latent channels; set both alike."
         )
-    return DiffusionPrior(config, latent)
+    return DiffusionPrior(config, latent) if isinstance(config, DiffusionConfig) else RegressionPrior(config, latent)
 
 
 def build_conditioner(
@@ -137,6 +149,8 @@ def _of_own_parts(config: PartConfig) -> Conditioner[Any, Any]:
             return ImageEmbedding(config)
         case NeighboursConfig():
             return Neighbours(config)
+        case RetrievedConfig():
+            return Retrieved(config)
         case _:
             raise AssertionError(config)
 

@@ -29,6 +29,7 @@ from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedLowRe
 from sfumato.conditioners.masked import MaskedImageConfig
 from sfumato.conditioners.neighbours import NeighboursConfig
 from sfumato.conditioners.picture_latent import PictureLatentConfig
+from sfumato.conditioners.retrieved import RetrievedConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.sizes import SizesConfig
 from sfumato.conditioners.text import TextConfig
@@ -51,6 +52,7 @@ PartConfig = (
     | DepthConfig
     | ImageEmbeddingConfig
     | NeighboursConfig
+    | RetrievedConfig
 )
 """Every conditioner that can be a part."""
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.bert import BertEmbedding
+from sfumato.conditioners.pictures import check_names
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 from sfumato.networks.text_transformer import TextTransformerConfig
@@ -52,6 +53,8 @@ Layout = tuple[Box, ...]
 class LayoutConfig:
     """dim, depth: of the transformer. vocabulary: tokens. num_objects: boxes at most. num_classes: labels, groups apart.
 
+    names: of the classes, in the order of their numbers; empty where only numbers are known.
+
     The defaults are those of layout2img-openimages256; its class list (OpenImages) is not part of the file.
     """
 
@@ -63,8 +66,10 @@ class LayoutConfig:
     num_classes: int | None = None
     heads: int = 8
     head_channels: int = 64
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_names("layout", self.names, self.num_classes)
         if self.num_objects < 1 or self.vocabulary < 5:
             raise InputError(f"layout: num_objects {self.num_objects}, vocabulary {self.vocabulary}: expected 1 and 5 or more.")
         if self.num_classes is not None and not 1 <= self.num_classes <= self.nothing // 2:

@@ -1,6 +1,7 @@
 """Small pictures beside the latent: super-resolution.
 
 bsr_sr        c = x_low, resized to the latent's size                     (Rombach et al. 2021, arXiv 2112.10752, Sec. 4.4)
+fold n        c = n x n pixels of x_low as channels of each place         where x_low has more places than the latent
 x4 upscaler   c = alpha_k x_low + sigma_k eps, and the level k itself     (noise augmentation: Ho et al. 2021,
               of a schedule of its own, k <= 350                          arXiv 2106.15282; the Stable Diffusion release)
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,28 @@ from sfumato.errors import InputError
 
 @dataclass(frozen=True)
 class LowResolutionConfig:
-    """Nothing to choose: RGB, without noise."""
+    """Without noise. channels: of the picture, 4 with transparency.
+
+    factor: how many times smaller than the result it is. fold: its places a side for one of the latent, 1 for a first
+    stage whose own factor is `factor`. degradation: how training made small pictures (`sfumato.data.degrade`).
+    """
 
     kind: ClassVar[str] = "low_resolution"
+    channels: int = 3
+    factor: int = 4
+    fold: int = 1
+    degradation: Literal["bicubic", "blind"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.factor < 2 or self.fold < 1:
+            given = f"channels {self.channels}, factor {self.factor}, fold {self.fold}"
+            raise InputError(f"low_resolution: {given}; expected 1, 2 and 1 or more.")
 
 
 @dataclass(frozen=True)
 class SmallImage:
-    """image: (3, H, W) in [-1, 1]. size: the latent's (height, width), to which it is resized; None for its own."""
+    """image: (channels, H, W) in [-1, 1]. size: (height, width) to which it is resized, the latent's times `fold`; None for
+    its own."""
 
     image: Tensor
     size: tuple[int, int] | None = None
@@ -47,17 +62,24 @@ class LowResolution(Conditioner[SmallImage, Tensor]):
         self.config = config or LowResolutionConfig()
 
     def prepare(self, inputs: Sequence[SmallImage]) -> Tensor:
-        """B pictures -> (B, 3, h, w) fp32 of the latent's size, resized by bicubic interpolation where they differ."""
-        images = [_resized(stacked([given.image], 3, "small image"), given.size)[0] for given in inputs]
-        return one_size(images, (3, 0, 0), "small image")
+        """B pictures -> (B, channels, h, w) fp32, resized by bicubic interpolation where `size` is another.
+
+        Raises `InputError` for sides that are no multiples of `fold`.
+        """
+        channels, fold = self.config.channels, self.config.fold
+        images = [_resized(stacked([given.image], channels, "small image"), given.size)[0] for given in inputs]
+        wrong = next((image for image in images if image.shape[1] % fold or image.shape[2] % fold), None)
+        if wrong is not None:
+            raise InputError(f"small image of {tuple(wrong.shape[1:])} pixels; expected sides that are multiples of {fold}.")
+        return one_size(images, (channels, 0, 0), "small image")
 
     def nulled(self, prepared: Tensor) -> Tensor:
         """The same pictures."""
         return prepared
 
     def forward(self, prepared: Tensor) -> Conditioning:
-        """(B, 3, h, w) -> concat."""
-        return Conditioning(concat=prepared)
+        """(B, channels, h, w) -> concat (B, channels fold^2, h / fold, w / fold)."""
+        return Conditioning(concat=prepared if self.config.fold == 1 else F.pixel_unshuffle(prepared, self.config.fold))
 
 
 @dataclass(frozen=True)

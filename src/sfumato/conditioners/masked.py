@@ -26,15 +26,20 @@ from sfumato.errors import InputError
 
 @dataclass(frozen=True)
 class MaskedImageConfig:
-    """Which of the two published conventions."""
+    """Which of the two published conventions. channels: of the picture, 4 with transparency."""
 
     kind: ClassVar[str] = "masked_image"
     convention: Literal["paper", "stable_diffusion"] = "stable_diffusion"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise InputError(f"masked_image channels is {self.channels}: expected 1 or more.")
 
 
 @dataclass(frozen=True)
 class MaskedImage:
-    """image: (3, H, W) in [-1, 1]. mask: (H, W), 0 keeps and 1 is made anew; it is cut at one half."""
+    """image: (channels, H, W) in [-1, 1]. mask: (H, W), 0 keeps and 1 is made anew; it is cut at one half."""
 
     image: Tensor
     mask: Tensor
@@ -51,8 +56,8 @@ class MaskedLatents(Conditioner[MaskedImage, Tensor]):
         self.encode = encode
 
     def prepare(self, inputs: Sequence[MaskedImage]) -> Tensor:
-        """B pictures with masks -> (B, 4, H, W) fp32: the pixels, then the mask of 0 and 1."""
-        images = stacked([given.image for given in inputs], 3, "image")
+        """B pictures with masks -> (B, channels + 1, H, W) fp32: the pixels, then the mask of 0 and 1."""
+        images = stacked([given.image for given in inputs], self.config.channels, "image")
         masks = []
         for given in inputs:
             if given.mask.shape != given.image.shape[1:]:
@@ -72,8 +77,8 @@ class MaskedLatents(Conditioner[MaskedImage, Tensor]):
 
     @torch.no_grad()
     def forward(self, prepared: Tensor) -> Conditioning:
-        """(B, 4, H, W) -> concat (B, latent channels + 1, h, w)."""
-        image, mask = prepared[:, :3], prepared[:, 3:]
+        """(B, channels + 1, H, W) -> concat (B, latent channels + 1, h, w)."""
+        image, mask = prepared[:, :-1], prepared[:, -1:]
         paper = self.config.convention == "paper"
         hidden = torch.full_like(image, -1.0 if paper else 0.0)
         latents = self.encode(torch.where(mask > 0.5, hidden, image))  # (B, C, h, w)

@@ -24,10 +24,11 @@ from sfumato.errors import InputError
 
 @dataclass(frozen=True)
 class PictureLatentConfig:
-    """factor: of the latents in unit scale. The default undoes Stable Diffusion's 0.18215."""
+    """factor: of the latents in unit scale. The default undoes Stable Diffusion's 0.18215. channels: of the picture."""
 
     kind: ClassVar[str] = "picture_latent"
     factor: float = 1 / 0.18215
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor > 0):
@@ -35,7 +36,7 @@ class PictureLatentConfig:
 
 
 class PictureLatents(Conditioner[Tensor, Tensor]):
-    """An input is a picture (3, H, W) in [-1, 1]; guidance by a prompt keeps it. `encode` is the first stage's."""
+    """An input is a picture (channels, H, W) in [-1, 1]; guidance by a prompt keeps it. `encode` is the first stage's."""
 
     needs = "a picture"
 
@@ -45,8 +46,8 @@ class PictureLatents(Conditioner[Tensor, Tensor]):
         self.encode = encode
 
     def prepare(self, inputs: Sequence[Tensor]) -> Tensor:
-        """B pictures of one size -> (B, 3, H, W) fp32."""
-        return stacked(inputs, 3, "image")
+        """B pictures of one size -> (B, channels, H, W) fp32."""
+        return stacked(inputs, self.config.channels, "image")
 
     def nulled(self, prepared: Tensor) -> Tensor:
         """The same pictures."""
@@ -54,5 +55,5 @@ class PictureLatents(Conditioner[Tensor, Tensor]):
 
     @torch.no_grad()
     def forward(self, prepared: Tensor) -> Conditioning:
-        """(B, 3, H, W) -> concat (B, latent channels, h, w)."""
+        """(B, channels, H, W) -> concat (B, latent channels, h, w)."""
         return Conditioning(concat=self.config.factor * self.encode(prepared))

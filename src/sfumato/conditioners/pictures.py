@@ -47,3 +47,11 @@ def level_of(level: int, largest: int, what: str) -> int:
     if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= largest:
         raise InputError(f"{what} is {str(level)[:40]}; expected a whole number, 0 to {largest}.")
     return level
+
+
+def check_names(what: str, names: Sequence[str], count: int | None) -> None:
+    """Raise `InputError` unless there are no names, or `count` different ones that say something."""
+    if names and (len(names) != count or len(set(names)) < len(names) or "" in names):
+        raise InputError(
+            f"{what}: {len(names)} class names for {count} classes; expected as many, different, none of them empty."
+        )

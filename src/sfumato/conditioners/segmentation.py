@@ -15,21 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.conditioners.base import Conditioner
-from sfumato.conditioners.pictures import one_size
+from sfumato.conditioners.pictures import check_names, one_size
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """num_classes: of the map. channels: beside the latent. halvings: 2 for a first stage of factor 4."""
+    """num_classes: of the map. channels: beside the latent. halvings: 2 for a first stage of factor 4.
+
+    names: of the classes, in the order of their numbers; empty where only numbers are known.
+    """
 
     kind: ClassVar[str] = "segmentation"
     num_classes: int = 182
     channels: int = 3
     halvings: int = 2
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_names("segmentation", self.names, self.num_classes)
         if self.num_classes < 1 or self.channels < 1 or self.halvings < 0:
             raise InputError(
                 f"segmentation: num_classes {self.num_classes}, channels {self.channels}, halvings {self.halvings}; expected "

@@ -75,7 +75,7 @@ class Coco:
             file = name if name in self.boxes else _nearest(PurePosixPath(name), bases)
             if file is None:
                 continue
-            if file in owner:
+            if owner.get(file, name) != name:
                 raise InputError(
                     f"{file}: {owner[file]} and {name} both answer to this file_name; give the names in the json their folders."
                 )

@@ -21,6 +21,10 @@ from PIL import ImageColor
 
 from sfumato.errors import InputError, unknown
 
+AUTO = "auto"
+DTYPE_NAMES = (AUTO, "float32", "float16", "bfloat16")
+"""Types that a model runs in, as PyTorch names them."""
+
 # The samplers by name, as `sfumato.samplers.SAMPLERS` and `DISPLAY_NAMES` have them (a test compares); that import takes
 # PyTorch, and a mistyped name should be answered without it.
 SAMPLER_NAMES = {
@@ -91,6 +95,13 @@ class Limits:
             near = min(max(round(side / multiple), 1), self.max_side // multiple) * multiple
             raise InputError(f"{name}: got {side}, expected a multiple of {multiple} for this model; the nearest is {near}.")
         return side
+
+    def strength(self, value: object) -> float:
+        """The share of the steps that a picture is changed by: above 0 to 1."""
+        number = real("strength", value, 0.0, 1.0)
+        if number == 0:
+            raise InputError("strength: got 0, expected above 0 (nothing changes) to 1 (everything may).")
+        return number
 
     def sampler(self, value: object) -> str:
         """The name of a sampler; names that other programs have for one become ours."""

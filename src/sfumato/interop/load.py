@@ -18,6 +18,7 @@ from torch import nn
 
 from sfumato.build import ConditionerConfig, ModelConfig, build_first_stage, build_model
 from sfumato.conditioners.checkpoint import PREFIXES, SDXL, STAGE, VISION, Statistics, from_checkpoint
+from sfumato.conditioners.clip_text import ClipTextsConfig, with_layers
 from sfumato.conditioners.compose import TEXT, CompositeConfig
 from sfumato.conditioners.keys import OPENCLIP_UNUSED
 from sfumato.conditioners.wordpiece import bert_tokenizer, read_vocabulary
@@ -33,9 +34,11 @@ from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
-from sfumato.interop.hashes import file_hash
-from sfumato.interop.index import Held, Loadable, TensorIndex
+from sfumato.interop.hashes import file_hash, verify_files
+from sfumato.interop.hollow import hollow
+from sfumato.interop.index import Held, Loadable, TensorIndex, loadables
 from sfumato.interop.keys import KeyMap
+from sfumato.interop.markers import check_markers
 from sfumato.interop.recognise import Kind, Recognised, recognise
 from sfumato.interop.scale import statistics
 from sfumato.io.pretrained import LoadedModel, SamplingDefaults
@@ -65,22 +68,27 @@ def load_published(
     embeddings: Statistics | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
+    verify: bool = False,
 ) -> LoadedModel:
     """Load a .ckpt or .safetensors file in the authors' names, or a diffusers folder, onto `device`.
 
     Weights become `dtype`, statistics stay in fp32; with None every tensor stays of the file's own type.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
-    open. vocabulary: BERT's vocab.txt, for the models that read words with it; else it is looked for in the hub's cache.
+    open. vocabulary: BERT's vocab.txt, for the models that read words with it; else a folder's own, else the hub's cache's.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
+    verify: hash every file first, also one whose hash is remembered, which then must be the same.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
     is_folder = Path(path).is_dir()
     checkpoint = open_checkpoint(path, "non_ema" if is_folder and weights is Weights.raw else None)
+    if verify:
+        verify_files(checkpoint.files)
     chosen, tensors = (_of_folder if is_folder else _of_file)(checkpoint, weights, card, embeddings)
     config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
     tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
-    tokenizer = None if vocabulary is None else bert_tokenizer(read_vocabulary(vocabulary)).to_str()
-    with torch.device("meta"):
+    words = folder_words(checkpoint) if vocabulary is None else read_vocabulary(vocabulary)
+    tokenizer = bert_tokenizer(words).to_str() if words else None
+    with hollow():
         model = build_model(config, tokenizer)
     number_positions(model)
     exact = (*OUR_STATISTICS, *(f"conditioner.{name}" for name, _ in model.conditioner.named_buffers()))
@@ -94,6 +102,7 @@ def _of_file(
     """The card, with the conditioner that the file has, and the tensors under our names."""
     found = recognise_checkpoint(checkpoint)
     _check_whole(found, checkpoint)
+    check_markers(checkpoint.index, str(checkpoint.path))
     chosen = choose_card(found, checkpoint, card)
     chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
     tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
@@ -107,6 +116,11 @@ def _of_folder(
     if embeddings is not None:
         raise InputError(f"{checkpoint.path} is a folder, which holds the statistics of embeddings itself; leave them out.")
     return read_folder_model(checkpoint, card)
+
+
+def folder_words(checkpoint: Checkpoint) -> list[str]:
+    """The words of a folder's BERT tokenizer, if it has one."""
+    return next((list(part.words) for part in checkpoint.components.values() if part.words), [])
 
 
 def load_first_stage(
@@ -128,7 +142,7 @@ def load_first_stage(
         _check_rest(found.rest, checkpoint)
     stored = scale_buffer(checkpoint)
     factor = scale_factor if scale_factor is not None else 1.0 if stored is None else stored
-    with torch.device("meta"):
+    with hollow():
         model = build_first_stage(found.first_stage)
     keys = compvis.first_stage_keys(found.first_stage).prefixed("", found.first_stage_prefix)
     tensors: dict[str, Loadable] = _renamed(checkpoint.index, keys) | _held("", statistics(found.first_stage, factor))
@@ -144,12 +158,35 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> Recognised:
 
 
 def conditioner_in(card: Card, names: Mapping[str, Any]) -> ConditionerConfig:
-    """The card's conditioner; a retrieval model's without the text tower, which was published apart from it."""
+    """The card's conditioner; a retrieval model's without the text tower, which was published apart from it, and an OpenCLIP
+    tower without a last layer and a projection that nothing uses, where the file has none (it was a diffusers folder)."""
     config = card.conditioner
-    if card.task is Task.retrieval and isinstance(config, CompositeConfig) and not any(n.startswith(STAGE) for n in names):
+    if not isinstance(config, CompositeConfig):
+        return _shorter(config, names) if isinstance(config, ClipTextsConfig) else config
+    if card.task is Task.retrieval and not any(n.startswith(STAGE) for n in names):
         rest = tuple(part for part in config.parts if part.name != TEXT)
         return rest[0].conditioner if len(rest) == 1 else replace(config, parts=rest)
-    return config
+    parts = (
+        replace(part, conditioner=_shorter(part.conditioner, names)) if isinstance(part.conditioner, ClipTextsConfig) else part
+        for part in config.parts
+    )
+    return replace(config, parts=tuple(parts))
+
+
+def _shorter(config: ClipTextsConfig, names: Mapping[str, Any]) -> ClipTextsConfig:
+    """Of towers behind `STAGE`, whose context is all that is used of them."""
+    (tower, *others), prefix = config.towers, STAGE + "model."
+    if others or tower.pad != "zero" or config.vector or config.context != "tokens":
+        return config
+    layers = {name.removeprefix(_LAYERS).split(".")[0] for name in names if name.startswith(_LAYERS)}
+    if tower.final_norm and tower.layers - tower.skip <= len(layers) < tower.layers:
+        tower = with_layers(tower, len(layers))
+    if layers and prefix + "text_projection" not in names:
+        tower = replace(tower, projection=None)
+    return replace(config, towers=(tower,))
+
+
+_LAYERS = STAGE + "model.transformer.resblocks."
 
 
 def scale_factor_of(checkpoint: Checkpoint, card: Card) -> float:
@@ -213,7 +250,7 @@ def _conditioner(
     _check_rest(
         tuple(n for n in own if not n.startswith((*used, *UNUSED)) and n.split(".")[-1] not in OPENCLIP_UNUSED), checkpoint
     )
-    return _held("conditioner.", state)
+    return loadables(checkpoint.index, {f"conditioner.{name}": value for name, value in state.items()})
 
 
 def conditioner_places(config: ConditionerConfig, names: list[str]) -> tuple[str, ...]:

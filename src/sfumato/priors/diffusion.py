@@ -21,6 +21,7 @@ from sfumato.conditioning import Conditioning, Twins
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.grids import Spacing, times
 from sfumato.diffusion.guidance import Guidance, GuidedDenoiser
+from sfumato.diffusion.guide import Estimate, Guide
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import ScheduleConfig, make_schedule
 from sfumato.diffusion.weighting import TimeSampling, Weighting, sample_times, weight
@@ -32,6 +33,7 @@ from sfumato.noise import NoiseSource
 from sfumato.priors.base import Loss, Prior, Step
 from sfumato.samplers import SAMPLERS
 from sfumato.samplers.base import Sampler
+from sfumato.samplers.known import Known
 
 NetworkConfig = UNetConfig | HourglassConfig
 
@@ -72,13 +74,18 @@ class Start:
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """How to sample. `spacing` None takes the sampler's own; `start` None is pure noise."""
+    """How to sample. `spacing` None takes the sampler's own; `start` None is pure noise.
+
+    known: the part of the latent that stays (inpainting without training). guide: a score whose gradient moves the estimates.
+    """
 
     sampler: Sampler = SAMPLERS["dpmpp_2m"]
     num_steps: int = 20
     spacing: Spacing | None = None
     guidance: Guidance = field(default_factory=Guidance)
     start: Start | None = None
+    known: Known | None = None
+    guide: Guide | None = None
 
 
 def build_network(config: NetworkConfig) -> nn.Module:
@@ -101,6 +108,11 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         self.latent = latent
         self.denoiser = Denoiser(build_network(config.network), make_schedule(config.schedule), config.prediction)
 
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+        return self.denoiser.network
+
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
         """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions."""
         config, denoiser = self.config, self.denoiser
@@ -114,22 +126,44 @@ class DiffusionPrior(Prior[DiffusionSettings]):
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: DiffusionSettings, noise: NoiseSource) -> Iterator[Step]:
         """From pure noise at t = 1, or from `settings.start`, to a clean latent; one `Step` a call of the guided denoiser."""
-        schedule, sampler = self.denoiser.schedule, settings.sampler
+        schedule, sampler, known = self.denoiser.schedule, settings.sampler, settings.known
         plan = times(settings.spacing or sampler.spacing, schedule, settings.num_steps)
-        guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
+        estimate = self._estimate(twins, settings)
         x = noise(torch.empty(tuple(shape), device=next(self.parameters()).device))
         if settings.start is not None:
             plan = settings.start.plan(plan)
             z_0 = settings.start.z_0.to(x).expand_as(x)
             x = self.denoiser.noised(z_0, x, plan[:1].to(x).expand(len(x)))
+        if known is not None:
+            known.check(x)
+            sampler = known.around(sampler)
         walk = sampler.steps(schedule, plan, x, noise)
         total = sampler.num_calls(len(plan) - 1)
         x_t, t = next(walk)
         for index in range(total):
-            x_0 = guided(x_t, t)
+            x_0 = estimate(x_t, t)
             try:
                 x_t, t = walk.send(x_0)
             except StopIteration as stop:
                 yield Step(index, total, stop.value, x_0)
                 return
             yield Step(index, total, x_t, x_0)
+
+    def _estimate(self, twins: Twins, settings: DiffusionSettings) -> Estimate:
+        """(x_t, t) -> x_0 under `twins`, with what is known in its place, moved by the guide."""
+        known, guide = settings.known, settings.guide
+        if guide is not None:
+            with torch.inference_mode(False):  # tensors made in inference mode cannot be part of a gradient
+                twins = [(cond.map(torch.clone), weight) for cond, weight in twins]
+        guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
+
+        def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+            x_0 = guided(x_t, t)
+            return x_0 if known is None else known.merged(x_0)
+
+        def moved(x_t: Tensor, t: Tensor) -> Tensor:
+            assert guide is not None
+            x_0 = guide(estimate, x_t, t, self.denoiser.schedule)
+            return x_0 if known is None else known.merged(x_0)
+
+        return estimate if guide is None else moved
