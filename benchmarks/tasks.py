@@ -40,7 +40,7 @@ from sfumato.evaluation.tasks.closeness import closeness, enlarged, super_resolu
 from sfumato.evaluation.tasks.guidance import guidance_curve, guidance_table
 from sfumato.evaluation.tasks.inpainting import inpainting
 from sfumato.evaluation.tasks.intervals import frechet_interval
-from sfumato.evaluation.tasks.layout import Gallery, box_overlap, crop, found_in_boxes
+from sfumato.evaluation.tasks.layout import box_overlap, found_in_boxes, gallery_of_boxes
 from sfumato.evaluation.tasks.recovery import RecoveryTraining, recover, train_segmenter
 from sfumato.evaluation.tasks.relations import Asked, relational
 from sfumato.features.neighbours import features_of, nearest
@@ -360,8 +360,7 @@ def layout(bench: Bench) -> None:
     names, most = conditioner.config.names, conditioner.config.num_objects
     layouts = scenes.beside.layouts(scenes.test, names, most)
     own = scenes.beside.layouts(scenes.train, names, most)[:4000]
-    crops = [(crop(scenes.train_pixels[i], box, 128), box.label) for i, boxes in enumerate(own) for box in boxes]
-    gallery = Gallery(SCORER(torch.cat([c for c, _ in crops]), bench.device), torch.tensor([label for _, label in crops]))
+    gallery = gallery_of_boxes(scenes.train_pixels[: len(own)], own, bench.device)
     made = bench.sample(bench.first, conditioner.prepare(layouts))
     for name, pictures in (("true pictures", scenes.truth), ("model", made)):
         found = found_in_boxes(pictures, layouts, names, gallery, bench.rng, device=bench.device)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioners.layout import Box
-from sfumato.evaluation.tasks.layout import box_overlap, content_box, crop, found_in_boxes, make_gallery
+from sfumato.evaluation.tasks.layout import (
+    box_overlap,
+    content_box,
+    crop,
+    found_in_boxes,
+    gallery_of_boxes,
+    make_gallery,
+)
 
 SIDE = 96
 NAMES = ("disc", "stripes", "cross")
@@ -57,6 +64,14 @@ def test_things_are_found_in_their_boxes_and_not_in_others(gallery) -> None:
     assert found.hits.tolist() == [False, False, True]
     assert found.share.value == pytest.approx(1 / 3)
     assert found.by_class == {"disc": 0, "stripes": 0, "cross": 1}
+
+
+def test_things_in_the_boxes_of_true_pictures_make_a_gallery() -> None:
+    pages, layouts = zip(picture([(0, 4, 4, 40), (2, 50, 50, 40)]), picture([(1, 30, 20, 50)]), strict=True)
+    found = gallery_of_boxes(torch.stack(pages), layouts)
+    assert found.labels.tolist() == [0, 2, 1]
+    made, asked = picture([(2, 8, 10, 44), (1, 54, 54, 40)])
+    assert found_in_boxes(made[None], [asked], NAMES, found, rng(), num_resamples=5).hits.tolist() == [True, True]
 
 
 def test_counts_must_agree(gallery) -> None:

@@ -77,6 +77,13 @@ def make_gallery(pictures: Tensor, labels: Sequence[int], device: torch.device |
     return Gallery(_features(crops, device), torch.tensor(labels))
 
 
+def gallery_of_boxes(pictures: Tensor, layouts: Sequence[Sequence[Box]], device: torch.device | str = "cpu") -> Gallery:
+    """The things in the boxes of true pictures (N, C, H, W) uint8, on whatever they stand: training pictures."""
+    owner, boxes = _listed(pictures, layouts)
+    crops = torch.cat([crop(pictures[i].cpu(), box, SIDE) for i, box in zip(owner.tolist(), boxes)])
+    return Gallery(_features(crops, device), torch.tensor([box.label for box in boxes]))
+
+
 @torch.inference_mode()
 def _features(crops: Tensor, device: torch.device | str, batch_size: int = 64) -> Tensor:
     """(N, C, SIDE, SIDE) uint8 -> (N, 16 D) fp32 on the CPU."""
