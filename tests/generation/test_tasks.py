@@ -5,6 +5,7 @@ What a task draws is compared with `generate(inputs=...)` on a picture that NumP
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,8 @@ from sfumato.generation.known import known_part
 from sfumato.generation.metadata import TaskParameters, parse_exact, parse_text
 from sfumato.generation.pipeline import Pipeline
 from sfumato.generation.request import Draft
+from sfumato.priors.diffusion import DiffusionConfig
+from sfumato.priors.regression import RegressionConfig
 
 Bytes = npt.NDArray[np.uint8]
 H, W = 13, 18
@@ -240,6 +243,13 @@ def test_any_size_becomes_factor_times_it(factor: int, fold: int, stage: int) ->
     [made] = pipe.upscale(Image.fromarray(given), factor, seed=2)
     assert made.size == (5 * factor, 7 * factor)
     assert np.array_equal(np.asarray(made), np.asarray(expected)[: 7 * factor, : 5 * factor])
+
+
+def test_a_regression_upscales_any_size_too() -> None:
+    config = task_models.small_config(2)
+    assert isinstance(config.prior, DiffusionConfig)
+    config = dataclasses.replace(config, prior=RegressionConfig(config.prior.network))
+    assert pipeline(config).upscale(Image.fromarray(pixels(7, 5, 3)), seed=2)[0].size == (10, 14)
 
 
 def test_upscaling_keeps_alpha() -> None:
