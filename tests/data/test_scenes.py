@@ -356,10 +356,32 @@ def test_mistakes_are_one_line(argv, words, tmp_path, capsys, monkeypatch):
 
 
 def test_a_folder_of_something_else_is_left_alone(sources, tmp_path, capsys):
-    before = contents(sources)
-    assert main(["data", "scenes", str(sources), "--sources", str(sources)]) == 2
-    assert "holds other files" in capsys.readouterr().err
-    assert contents(sources) == before
+    """An emoji set; and someone's own pictures and maps, in the same layout, with classes of their own."""
+    own = tmp_path / "own"
+    for kind in ("images", "maps"):
+        (own / kind / "train").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(own / kind / "train" / "000001.png")
+    (own / "classes.txt").write_text("background\nroad\n")
+    for folder in (sources, own):
+        before = contents(folder)
+        assert main(["data", "scenes", str(folder), "--sources", str(sources)]) == 2
+        assert "holds other files" in capsys.readouterr().err
+        assert contents(folder) == before
+
+
+def test_a_call_that_was_cut_short_is_made_again(made, sources, tmp_path):
+    folder = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, sources, progress=cut_at_20)
+    assert (folder / "images/train/000019.png").is_file()
+    assert not (folder / "metadata.jsonl").exists()
+    build(folder, sources)
+    assert contents(folder) == contents(made[0])
+
+
+def cut_at_20(stage: str, done: int, total: int) -> None:
+    if done == 20:
+        raise KeyboardInterrupt
 
 
 def test_command(sources, tmp_path, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import test_load_folder as folders
 import torch
+from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from published import CARDS, CLIP, OPEN_CLIP, WORDS, XL, config_of, made, state_of, with_averages, write
 from safetensors.torch import load_file
 
@@ -184,6 +185,9 @@ def test_a_folder_without_the_last_layer_becomes_a_single_file(tmp_path):
     names = load_file(tmp_path / "one.safetensors").keys()
     assert {name.split(".")[4] for name in names if ".resblocks." in name} == {"0"}
     assert not any("text_projection" in name for name in names)
+    read = convert_open_clip_checkpoint(encoder, load_file(tmp_path / "one.safetensors"))  # diffusers' own reader
+    first, second = ({n.removeprefix("text_model."): v for n, v in given.items()} for given in (read, encoder.state_dict()))
+    same(first, second)
     again = opened(tmp_path / "one.safetensors", "sd2")
     assert again.config.conditioner == loaded.config.conditioner
     same(loaded.model.state_dict(), again.model.state_dict())

@@ -117,7 +117,7 @@ def test_their_pipelines_draw(tokenizers, tmp_path):
         "super-resolution": {"image": RGB[None, :, :8, :8]},
         "words": {"prompt": ["a cat"], "guidance_scale": 2.0, "height": 64, "width": 64},
         "upscaler": {"prompt": "a cat", "image": (RGB[None, :, :8, :8] + 1) / 2},
-        "refiner": {"prompt": "a cat", "image": (RGB[None] + 1) / 2},
+        "refiner": {"prompt": "a cat", "image": (RGB[None] + 1) / 2, "strength": 1.0},
     }
     for name, given in arguments.items():
         case = CASES[name]

@@ -43,6 +43,7 @@ from sfumato.errors import InputError, MachineError
 MIN_SIZE, MAX_SIZE = 32, 512
 MAX_COUNT = 999_999
 _CHUNK = 32  # scenes a task
+_CLASSES = "".join(f"{name}\n" for name in NAMES)
 Progress = Callable[[str, int, int], None]
 Json = dict[str, Any]
 
@@ -158,7 +159,8 @@ def _check(root: Path, counts: Mapping[str, int], size: int, max_objects: int) -
         raise InputError(f"max_objects {max_objects}: expected 1 to {MAX_OBJECTS}.")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; give a folder for the scenes.")
-    if root.is_dir() and any(root.iterdir()) and not (root / "maps").is_dir():
+    own = SceneLayout(root).classes
+    if root.is_dir() and any(root.iterdir()) and not (own.is_file() and own.read_bytes() == _CLASSES.encode()):
         raise InputError(f"{root} holds other files; give an empty or new folder for the scenes.")
 
 
@@ -179,6 +181,7 @@ def _emoji_set(size: int, cache: str | os.PathLike[str] | None, workers: int, te
 def _write(plan: _Plan, counts: Mapping[str, int], found: Sprites, workers: int, tell: Progress) -> list[Json]:
     layout = SceneLayout(plan.root)
     plan.root.mkdir(parents=True, exist_ok=True)
+    _write_text(layout.classes, _CLASSES)  # first: by it a later call knows the folder as its own, and not someone's
     layout.metadata.unlink(missing_ok=True)  # the folder is not complete until it is written again
     for split in SPLITS:
         layout.instances(split).unlink(missing_ok=True)
@@ -194,7 +197,6 @@ def _write(plan: _Plan, counts: Mapping[str, int], found: Sprites, workers: int,
                 tell("drawing scenes", len(rows) + len(made), total)
             _write_text(layout.instances(split), json.dumps(_coco(made, plan, split), ensure_ascii=False) + "\n")
             rows += made
-    _write_text(layout.classes, "".join(f"{name}\n" for name in NAMES))
     notice = resources.files("sfumato").joinpath("assets/NOTICE-emoji.md").read_text(encoding="utf-8")
     _write_text(plan.root / "NOTICE", notice)
     _write_text(layout.metadata, "".join(json.dumps(_public(row), ensure_ascii=False) + "\n" for row in rows))

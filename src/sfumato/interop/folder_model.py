@@ -8,15 +8,16 @@
     bert, tokenizer                 LDMBertModel, and the words of its tokenizer
     depth_estimator                 not read: depth maps are given
 
-The card says what a folder does not: the task, the conditioner, the authors' sampling.
+An unconditional model of no published architecture is one's own, and its folder says all of it. Of the others the card says
+what a folder does not: the task, the conditioner, the authors' sampling.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor
 
@@ -33,19 +34,25 @@ from sfumato.conditioners.low_resolution import NoisedLowResolutionConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName
 from sfumato.errors import InputError
+from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis, diffusers, diffusers_config
-from sfumato.interop.cards import Card
+from sfumato.interop.cards import Card, Family, Task
 from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.choose import choose_card, stated
-from sfumato.interop.folder_schedules import LOW_RESOLUTION, NOISING, schedule_of, scheduler_of
+from sfumato.interop.folder_schedules import LOW_RESOLUTION, MAIN, NOISING, prediction_of, schedule_of, scheduler_of
 from sfumato.interop.folders import Component, Part
 from sfumato.interop.index import Held, Loadable
+from sfumato.interop.pipelines import PLAIN
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised, cards_of
 from sfumato.interop.shapes import normal
 from sfumato.networks.clip import Activation, ClipTextConfig
+from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
 
 ACTIVATIONS = get_args(Activation)
+T = TypeVar("T")
 
 
 def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[Card, dict[str, Loadable]]:
@@ -54,14 +61,15 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     Raises `InputError` for a part that is missing or that none of our networks can express.
     """
     unet, stage = _one(checkpoint, Part.denoiser), _one(checkpoint, Part.first_stage)
-    network = diffusers_config.unet_config(unet.config)
-    first_stage = diffusers_config.first_stage_config(stage.config)
+    network = _parsed(diffusers_config.unet_config, unet)
+    first_stage = _parsed(diffusers_config.first_stage_config, stage)
     cards, relative = cards_of(network, first_stage)
     found = Recognised(Kind.checkpoint, network, first_stage, cards, relative, (), False, "", "", ())
-    chosen = choose_card(found, checkpoint, card)
+    is_own = card is None and not cards and checkpoint.pipeline == PLAIN
+    chosen = _own_card(checkpoint, network, first_stage) if is_own else choose_card(found, checkpoint, card)
     if normal(network) != normal(chosen.unet):  # other heads than the card's: the folder's own count
         chosen = replace(chosen, prior=replace(chosen.prior, network=network))
-    factor = stated(checkpoint).scale_factor
+    factor = chosen.scale_factor if is_own else stated(checkpoint).scale_factor
     chosen = replace(chosen, scale_factor=chosen.scale_factor if factor is None else factor)
     text_time = diffusers_config.is_text_time(unet.config)
     own = diffusers.unet_keys(chosen.unet, text_time=text_time).to_ours(_read(unet), f"{unet.directory}")
@@ -70,6 +78,43 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     tensors |= _held(compvis.OUR_FIRST_STAGE, own)
     conditioner, state = _conditioner(chosen.conditioner, checkpoint)
     return replace(chosen, conditioner=conditioner), tensors | _held("conditioner.", state)
+
+
+def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
+    """A network's config out of its config.json. Raises `InputError` for settings that no network has."""
+    layers, tensors = component.config.get("layers_per_block"), component.index
+    assert tensors is not None
+    if isinstance(layers, int) and layers > len(tensors):  # nothing is built from a number that only costs time
+        raise InputError(f"{component.directory} has layers_per_block {layers}, more than it has tensors; get it again.")
+    try:
+        return parse(component.config)
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        why = shown(" ".join(str(error).split()))
+        raise InputError(f"{component.directory} has settings that are none ({why}); get its config.json again.") from None
+
+
+def _own_card(checkpoint: Checkpoint, network: UNetConfig, first_stage: KLConfig | VQConfig) -> Card:
+    """Of an unconditional model of one's own, of which the folder says all. Raises `InputError` where it does not."""
+    unet, stage, settings = _one(checkpoint, Part.denoiser), _one(checkpoint, Part.first_stage), scheduler_of(checkpoint)
+    what = f"{checkpoint.path / MAIN}"
+    side, factor = unet.config.get("sample_size"), diffusers_config.scaling_factor(stage.config)
+    if type(side) is not int or side < 1:
+        raise InputError(f"{unet.directory} has sample_size {shown(str(side))}; expected the latent's side.")
+    if not isinstance(factor, int | float | None) or isinstance(factor, bool):
+        raise InputError(f"{stage.directory} has scaling_factor {shown(str(factor))}; expected a number.")
+    kl = isinstance(first_stage, KLConfig)
+    return Card(
+        name=checkpoint.path.name,
+        family=Family.latent_diffusion,
+        task=Task.unconditional,
+        source=PLAIN,
+        first_stage=first_stage,
+        prior=DiffusionConfig(network, schedule_of(settings, ScheduleConfig(), what), prediction_of(settings, what)),
+        image_size=(side * first_stage.network.factor,) * 2,
+        scale_factor=(diffusers_config.VQ_DEFAULT_FACTOR if kl else 1.0) if factor is None else float(factor),
+    )
 
 
 def _one(checkpoint: Checkpoint, part: Part) -> Component:

@@ -52,12 +52,13 @@ def noise_settings(schedule: ScheduleConfig) -> dict[str, Any]:
 
 def scheduler_settings(schedule: ScheduleConfig, prediction: Prediction) -> dict[str, Any]:
     """A DDIMScheduler's. Raises `InputError` for a schedule or a prediction that it cannot express."""
+    table = noise_settings(schedule)
     if prediction not in PREDICTIONS:
         raise InputError(
             f"the prediction {prediction.value} has no diffusers form here, only {_words(PREDICTIONS)} have; "
             "keep the native form."
         )
-    return noise_settings(schedule) | {
+    return table | {
         "prediction_type": PREDICTIONS[prediction],
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "timestep_spacing": "trailing" if schedule.zero_terminal_snr else "leading",

@@ -41,7 +41,7 @@ LATENT_DIFFUSION = (PLAIN, BERT, SMALL)
 """Those whose first stage may be VQ and is called vqvae."""
 _WITHOUT = {
     "text": "diffusers has no class for this text encoder, which was trained with the denoiser",
-    "label": "no pipeline there takes a class beside a U-Net",
+    "class": "no pipeline there takes a class beside a U-Net",
     "class_embedder": "no pipeline there takes a class beside a U-Net",
     "layout": "no pipeline there takes boxes in this form",
     "segmentation": "no pipeline there takes a segmentation map",
@@ -79,9 +79,8 @@ def form_of(config: ConditionerConfig) -> Form:
             return Form(pipeline, text, other)
     kinds = " and ".join(part.kind for part in parts)
     why = next((_WITHOUT[part.kind] for part in parts if part.kind in _WITHOUT), "no pipeline there combines them so")
-    raise InputError(
-        f"a conditioner of the kind {kinds} has no diffusers form here: {why}; keep the native or the single-file form."
-    )
+    kept = "native form" if {part.kind for part in parts} & {"text", "class"} else "native or the single-file form"
+    raise InputError(f"a conditioner of the kind {kinds} has no diffusers form here: {why}; keep the {kept}.")
 
 
 def _xl(text: ClipTextsConfig, other: ConditionerConfig | None) -> str | None:
