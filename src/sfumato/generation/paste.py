@@ -15,6 +15,7 @@ from torch import Tensor
 from sfumato.alpha import straight
 from sfumato.errors import InputError
 from sfumato.generation.pixels import WITH_ALPHA
+from sfumato.generation.profile import profile_of, to_srgb
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -27,6 +28,12 @@ def plain(image: Image.Image) -> Image.Image:
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
         raise InputError(f"image: got one of mode {image.mode[:10]}; expected 8 bits a channel, such as RGB or RGBA.")
     return image.convert("RGBA" if has_alpha(image) else "RGB")
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """A picture in sRGB, as its profile shows it: RGBA where it holds transparency, else RGB."""
+    own = plain(image)
+    return to_srgb(own, profile_of(own))
 
 
 def like(pixels: Tensor, size: tuple[int, int], alpha: Image.Image | None) -> Image.Image:
