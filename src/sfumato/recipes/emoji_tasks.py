@@ -24,6 +24,7 @@ from sfumato.training.config import FirstStageRun, RunConfig
 
 CHANNELS = 16  # of the default model's latents
 _SMALL = HourglassConfig(CHANNELS, CHANNELS, widths=(192, 320), depths=(2, 4), condition_channels=128, dropout=0.1)
+_SMALLER = HourglassConfig(CHANNELS, CHANNELS, widths=(192, 256), depths=(2, 4), condition_channels=128, dropout=0.1)
 _TEXT = TextConfig(dim=128, depth=2, heads=4, head_channels=32, length=32, vocabulary=2048, vector_dim=128)
 _MASK = MaskedImageConfig(convention="paper")
 
@@ -43,7 +44,7 @@ def emoji_upscale() -> RunConfig:
 
     Command: `sfumato train emoji-upscale --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    return _task("emoji-upscale", LowResolutionConfig(), _SMALL)
+    return _task("emoji-upscale", LowResolutionConfig(), _SMALLER)
 
 
 def emoji_upscale_regression() -> RunConfig:
@@ -51,8 +52,8 @@ def emoji_upscale_regression() -> RunConfig:
 
     Command: `sfumato train emoji-upscale-regression --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    base = _task("emoji-upscale-regression", LowResolutionConfig(), _SMALL)
-    prior = dataclasses.replace(base.prior, model=RegressionConfig(_SMALL))
+    base = _task("emoji-upscale-regression", LowResolutionConfig(), _SMALLER)
+    prior = dataclasses.replace(base.prior, model=RegressionConfig(_SMALLER))
     return dataclasses.replace(base, prior=prior)
 
 
