@@ -19,7 +19,7 @@ from sfumato.generation.paste import has_alpha, shown
 from sfumato.generation.request import Draft
 from sfumato.generation.tasks.frame import Frame, size_of
 from sfumato.generation.tasks.job import Job
-from sfumato.generation.tasks.parts import check_texts, find_part
+from sfumato.generation.tasks.parts import check_prompt_is_enough, check_texts, find_part
 
 if TYPE_CHECKING:
     from sfumato.generation.engine import Made
@@ -41,6 +41,7 @@ def edit(
     strength: above 0 to 1; None is 0.75. background: None keeps the transparency of a picture that has some, where the model
     draws it. source: the picture's file name, for the record. Raises `InputError`.
     """
+    check_prompt_is_enough(pipeline, "edit")
     check_texts(pipeline, draft)
     image = shown(image)
     frame = Frame.of(size_of(image), pipeline.multiple, draft)
