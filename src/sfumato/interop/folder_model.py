@@ -42,7 +42,7 @@ from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.choose import choose_card, stated
 from sfumato.interop.folder_schedules import LOW_RESOLUTION, MAIN, NOISING, prediction_of, schedule_of, scheduler_of
 from sfumato.interop.folders import Component, Part
-from sfumato.interop.index import Held, Loadable
+from sfumato.interop.index import Loadable, loadables
 from sfumato.interop.pipelines import PLAIN
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised, cards_of
@@ -73,11 +73,12 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     chosen = replace(chosen, scale_factor=chosen.scale_factor if factor is None else factor)
     text_time = diffusers_config.is_text_time(unet.config)
     own = diffusers.unet_keys(chosen.unet, text_time=text_time).to_ours(_read(unet), f"{unet.directory}")
-    tensors = _held(compvis.OUR_UNET, own)
+    tensors = _behind(compvis.OUR_UNET, own)
     own = diffusers.first_stage_keys(first_stage).to_ours(_read(stage), f"{stage.directory}")
-    tensors |= _held(compvis.OUR_FIRST_STAGE, own)
+    tensors |= _behind(compvis.OUR_FIRST_STAGE, own)
     conditioner, state = _conditioner(chosen.conditioner, checkpoint)
-    return replace(chosen, conditioner=conditioner), tensors | _held("conditioner.", state)
+    tensors |= _behind("conditioner.", state)
+    return replace(chosen, conditioner=conditioner), loadables(checkpoint.index, tensors)
 
 
 def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
@@ -134,8 +135,8 @@ def _read(component: Component) -> dict[str, Tensor]:
     return diffusers.today(component.index.read())
 
 
-def _held(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Loadable]:
-    return {prefix + name: Held(value) for name, value in tensors.items()}
+def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
 
 
 def _conditioner(config: ConditionerConfig, checkpoint: Checkpoint) -> tuple[ConditionerConfig, dict[str, Tensor]]:
