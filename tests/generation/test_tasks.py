@@ -17,8 +17,10 @@ from PIL import Image
 import task_models
 import tiny_models
 from sfumato.build import ModelConfig
+from sfumato.conditioners.compose import CompositeConfig, Part
+from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.layout import Box
-from sfumato.conditioners.low_resolution import NoisedImage, SmallImage
+from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedImage, SmallImage
 from sfumato.conditioners.masked import MaskedImage
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.errors import InputError
@@ -262,6 +264,21 @@ def test_upscaling_keeps_alpha() -> None:
     own = pipeline(task_models.small_config(channels=4))
     assert own.upscale(Image.fromarray(given), seed=2)[0].mode == "RGBA"
     assert own.upscale(Image.fromarray(given[..., :3]), seed=2)[0].mode == "RGB"
+
+
+def test_a_class_and_a_small_picture() -> None:
+    """Conditions compose: the prompt is for the part that reads it."""
+    parts = (
+        Part("small", LowResolutionConfig(factor=2)),
+        Part("label", LabelConfig(task_models.NAMES, task_models.CONTEXT)),
+    )
+    pipe = pipeline(task_models.with_conditioner(CompositeConfig(parts), concat=3, context=True))
+    given = pixels(8, 8, 3)
+    [expected] = pipe.generate("", seed=2, inputs={"small": SmallImage(unit(given)), "label": "apple"})
+    assert pipe.upscale(Image.fromarray(given), 2, "apple", seed=2)[0].tobytes() == expected.tobytes()
+    assert pipe.upscale(Image.fromarray(given), 2, "zebra", seed=2)[0].tobytes() != expected.tobytes()
+    with pytest.raises(InputError, match="did you mean 'apple'"):
+        pipe.upscale(Image.fromarray(given), 2, "aple", seed=2)
 
 
 def test_each_picture_has_noise_of_its_own() -> None:
