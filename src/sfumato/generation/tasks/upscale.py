@@ -45,7 +45,7 @@ def upscale(pipeline: Pipeline, image: Image.Image, draft: Draft, factor: int | 
     if factor is not None and whole("factor", factor, 2, MOST) != times:
         raise InputError(f"factor: got {factor}, but the model {shorten(pipeline.name)} makes pictures {times} times larger.")
     size = (times * image.height, times * image.width)
-    result = Frame.of(size, math.lcm(pipeline.multiple, times), what="the enlarged picture")
+    result = Frame.of(size, math.lcm(pipeline.multiple, times), what="the enlarged picture", remedy="make it smaller first")
     small = Frame(size_of(image), size_of(image), (result.padded[0] // times, result.padded[1] // times))
     request = pipeline.request(result.fit(with_prompt(pipeline, draft)))
     inputs = _inputs(pipeline, part, small, image)
