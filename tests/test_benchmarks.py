@@ -219,6 +219,21 @@ def test_published_parity_sees_another_network():
     assert module.measure(wrong_card, swapped, 32)["unet"] > 0.1
 
 
+def test_clip_parity(tmp_path):
+    found = numbers(script("clip_parity"), tmp_path / "out.json", "sd2", "unclip-l", "--quick")
+    assert found["against"] == "transformers"
+    assert 0 <= found["towers"]["sd2"]["tokens"] <= 1e-4
+    assert all(0 <= row["vector"] <= 1e-4 for row in found["towers"].values())
+
+
+@pytest.mark.parametrize("change", [{"activation": "gelu"}, {"heads": 8}], ids=str)
+def test_clip_parity_sees_another_tower(change, monkeypatch):
+    module = script("clip_parity")
+    assert module.measure("sd1", module.transformers_side, quick=True)["tokens"] <= 1e-4
+    monkeypatch.setitem(module.TOWERS, "sd1", module.TOWERS["sd1"]._replace(**change))
+    assert module.measure("sd1", module.transformers_side, quick=True)["tokens"] > 1e-3
+
+
 def test_sampling_sweep(directory, tmp_path, monkeypatch, capsys):
     """Cells are measured once, by what `sfumato evaluate` measures; a file of another model is refused."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -213,6 +213,10 @@ def _of_folder(checkpoint: Checkpoint) -> Facts:
         raise InputError(
             f"{checkpoint.path} has a scheduler of {shown(kind)}; expected scaled_linear and epsilon or v_prediction."
         )
+    if scheduler.get("trained_betas") is not None or scheduler.get("num_train_timesteps", 1000) != 1000:
+        raise InputError(
+            f"{checkpoint.path} has a scheduler with a table or a number of steps of its own; expected 1000 betas."
+        )
     start, end = (_number(scheduler.get(name)) for name in ("beta_start", "beta_end"))
     side = by_part.get(Part.denoiser, {}).get("sample_size")
     return Facts(

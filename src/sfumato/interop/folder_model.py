@@ -52,6 +52,8 @@ from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 
 ACTIVATIONS = get_args(Activation)
+LARGEST = 2**20
+"""Of the whole numbers in a network's settings; published ones are below 20,000."""
 T = TypeVar("T")
 
 
@@ -87,6 +89,9 @@ def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
     assert tensors is not None
     if isinstance(layers, int) and layers > len(tensors):  # nothing is built from a number that only costs time
         raise InputError(f"{component.directory} has layers_per_block {layers}, more than it has tensors; get it again.")
+    for key, value in component.config.items():
+        if any(type(n) is int and abs(n) > LARGEST for n in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{component.directory} has a {shown(key)} beyond {LARGEST}; get its config.json again.")
     try:
         return parse(component.config)
     except InputError:
@@ -215,6 +220,10 @@ def _bert(config: BertConfig, encoder: Component) -> tuple[BertConfig, dict[str,
     stated = {"heads": encoder.config.get("encoder_attention_heads"), "head_channels": encoder.config.get("head_dim")}
     config = replace(config, **{name: value for name, value in stated.items() if type(value) is int})
     state = keys.renamed(_read(encoder), keys.ldm_bert_names(config.depth))
+    width = len(state["transformer.blocks.0.attn.to_q.weight"])
+    if config.heads * config.head_channels != width:
+        said = f"{config.heads} heads of {config.head_channels} channels"
+        raise InputError(f"{encoder.directory} has {said}; expected {width} channels together.")
     return config, {f"embedder.{name}": value for name, value in state.items()}
 
 
