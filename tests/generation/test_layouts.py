@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sfumato.errors import InputError
 from sfumato.generation.layouts import LabelledBox, numbered, parse_layout, read_layout
@@ -93,3 +95,23 @@ def test_labels_by_name_and_number() -> None:
     assert [numbered(label, names) for label in ("sky", " SKY ", "apple", "Apple", 1, "1", "7")] == [0, 0, 2, 1, 1, 1, 3]
     with pytest.raises(InputError, match="did you mean 'sky'"):
         numbered("skyy", names)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from([*COCO, *OWN, "label", "box", "bbox"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from([*COCO, *OWN]), VALUES) | VALUES)
+def test_any_json_is_boxes_or_one_line(value: object) -> None:
+    try:
+        found = parse_layout(value)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert all(box.left >= 0 and box.left + box.width <= 1 + 1e-9 and box.width > 0 for box in found)
+        return
+    assert message.isprintable()

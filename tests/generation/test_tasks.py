@@ -5,6 +5,7 @@ What a task draws is compared with `generate(inputs=...)` on a picture that NumP
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +17,10 @@ from PIL import Image
 import task_models
 import tiny_models
 from sfumato.build import ModelConfig
+from sfumato.conditioners.compose import CompositeConfig, Part
+from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.layout import Box
-from sfumato.conditioners.low_resolution import NoisedImage, SmallImage
+from sfumato.conditioners.low_resolution import LowResolutionConfig, NoisedImage, SmallImage
 from sfumato.conditioners.masked import MaskedImage
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.errors import InputError
@@ -25,6 +28,8 @@ from sfumato.generation.known import known_part
 from sfumato.generation.metadata import TaskParameters, parse_exact, parse_text
 from sfumato.generation.pipeline import Pipeline
 from sfumato.generation.request import Draft
+from sfumato.priors.diffusion import DiffusionConfig
+from sfumato.priors.regression import RegressionConfig
 
 Bytes = npt.NDArray[np.uint8]
 H, W = 13, 18
@@ -242,6 +247,13 @@ def test_any_size_becomes_factor_times_it(factor: int, fold: int, stage: int) ->
     assert np.array_equal(np.asarray(made), np.asarray(expected)[: 7 * factor, : 5 * factor])
 
 
+def test_a_regression_upscales_any_size_too() -> None:
+    config = task_models.small_config(2)
+    assert isinstance(config.prior, DiffusionConfig)
+    config = dataclasses.replace(config, prior=RegressionConfig(config.prior.network))
+    assert pipeline(config).upscale(Image.fromarray(pixels(7, 5, 3)), seed=2)[0].size == (10, 14)
+
+
 def test_upscaling_keeps_alpha() -> None:
     given = pixels(7, 5, 4)
     given[..., 3] = np.where(given[..., 3] > 127, 255, 0)
@@ -252,6 +264,21 @@ def test_upscaling_keeps_alpha() -> None:
     own = pipeline(task_models.small_config(channels=4))
     assert own.upscale(Image.fromarray(given), seed=2)[0].mode == "RGBA"
     assert own.upscale(Image.fromarray(given[..., :3]), seed=2)[0].mode == "RGB"
+
+
+def test_a_class_and_a_small_picture() -> None:
+    """Conditions compose: the prompt is for the part that reads it."""
+    parts = (
+        Part("small", LowResolutionConfig(factor=2)),
+        Part("label", LabelConfig(task_models.NAMES, task_models.CONTEXT)),
+    )
+    pipe = pipeline(task_models.with_conditioner(CompositeConfig(parts), concat=3, context=True))
+    given = pixels(8, 8, 3)
+    [expected] = pipe.generate("", seed=2, inputs={"small": SmallImage(unit(given)), "label": "apple"})
+    assert pipe.upscale(Image.fromarray(given), 2, "apple", seed=2)[0].tobytes() == expected.tobytes()
+    assert pipe.upscale(Image.fromarray(given), 2, "zebra", seed=2)[0].tobytes() != expected.tobytes()
+    with pytest.raises(InputError, match="did you mean 'apple'"):
+        pipe.upscale(Image.fromarray(given), 2, "aple", seed=2)
 
 
 def test_each_picture_has_noise_of_its_own() -> None:
@@ -269,7 +296,7 @@ def test_another_factor_than_the_models() -> None:
     pipe = pipeline(task_models.small_config(4))
     with pytest.raises(InputError, match="factor: got 2, but the model 'tiny' makes pictures 4 times larger"):
         pipe.upscale(Image.fromarray(pixels(4, 4, 3)), 2)
-    with pytest.raises(InputError, match="enlarged picture: 2400x40 pixels"):
+    with pytest.raises(InputError, match=r"enlarged picture: 2400x40 pixels .* 2048 a side; make it smaller first"):
         pipe.upscale(Image.fromarray(pixels(600, 10, 3)), 4)
 
 
@@ -358,6 +385,17 @@ def test_words_that_a_model_cannot_read() -> None:
     for given in ({"prompt": "a hat"}, {"negative": "a hat"}):
         with pytest.raises(InputError, match="'a hat', but the model 'tiny' reads no text"):
             pipe.inpaint(Image.fromarray(pixels(H, W, 3)), Image.fromarray(hole()), **given)
+
+
+def test_what_is_no_picture() -> None:
+    picture, array = Image.fromarray(pixels(H, W, 3)), pixels(H, W, 3)
+    pipe = pipeline(tiny_models.text_config())
+    with pytest.raises(InputError, match="image: got ndarray, expected a PIL picture"):
+        pipe.edit(array, "a cat")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="mask: got ndarray, expected a PIL picture"):
+        pipe.inpaint(picture, array, "a cat")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="image: got one of mode F"):
+        pipe.edit(Image.new("F", (4, 4)), "a cat")
 
 
 def test_pictures_beyond_the_limits() -> None:

@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     def job(pipeline: Pipeline, draft: Draft) -> Job:
         from sfumato.generation.tasks.classes import of_classes
         from sfumato.generation.tasks.job import Job
+        from sfumato.generation.tasks.parts import check_prompt_is_enough
 
+        check_prompt_is_enough(pipeline, "generate")
         return of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
 
     if len(classes) == 1 and not checked.draft.prompts:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Check and read everything first, then load the model, then make the pictures."""
     plan = task_plan(args, "inpaint", args.image)
     rounds = None if args.resampling is None else whole("resampling", number_from_text(args.resampling), 1, MOST)
-    image, mask = read_picture("image", args.image), read_picture("mask", args.mask)
+    image, mask = read_picture("image", args.image, keep_profile=True), read_picture("mask", args.mask)
     from sfumato.generation.paste import read_mask
 
     read_mask(mask, (image.height, image.width))  # its errors before the model is loaded

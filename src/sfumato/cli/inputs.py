@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read_picture(name: str, text: str) -> Image:
-    """A picture file, upright in sRGB: mode L, RGB or RGBA with its own bytes. Raises `InputError` that names the argument."""
+def read_picture(name: str, text: str, keep_profile: bool = False) -> Image:
+    """A picture file, upright in sRGB: mode L, RGB or RGBA with its own bytes. Raises `InputError` that names the argument.
+
+    keep_profile: in its own colours, with the profile.
+    """
     from sfumato.data.decode import open_picture
 
-    return open_picture(_bytes(name, text), _shown(name, text))
+    return open_picture(_bytes(name, text), _shown(name, text), keep_profile=keep_profile)
 
 
 def read_map(name: str, text: str) -> Image:

@@ -112,15 +112,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return (0, 0)
 
 
-def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS, keep_profile: bool = False) -> Image.Image:
     """The file's first picture, upright in sRGB at its own size: mode L, RGB or RGBA. Raises `DecodeError` with the reason.
 
     Bytes of 8-bit grey, RGB and RGBA files without a profile come out as they are, also the colours of clear pixels.
+    keep_profile: those with a profile too, with it in `info["icc_profile"]`.
     """
     image = open_header(data, name, max_pixels)
     try:
         image.load()
-        return _orient(_to_srgb(_to_8_bit(image)), image)
+        shown = _to_8_bit(image)
+        return _orient(shown if keep_profile and shown.mode in ("RGB", "RGBA") else _to_srgb(shown), image)
     except DecodeError as error:
         raise DecodeError(name, error.reason) from None
     except Exception as error:  # a parser met bytes that its author did not think of: any type can come

@@ -15,6 +15,7 @@ from torch import Tensor
 from sfumato.alpha import straight
 from sfumato.errors import InputError
 from sfumato.generation.pixels import WITH_ALPHA
+from sfumato.generation.profile import profile_of, to_srgb
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -22,11 +23,24 @@ def has_alpha(image: Image.Image) -> bool:
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
 
 
+def check_picture(name: str, given: object) -> None:
+    """Raise `InputError` for what is no picture of PIL's."""
+    if not isinstance(given, Image.Image):
+        raise InputError(f"{name}: got {type(given).__name__}, expected a PIL picture, such as Image.open gives.")
+
+
 def plain(image: Image.Image) -> Image.Image:
     """A picture as RGBA where it holds transparency, else as RGB. 8-bit RGB and RGBA keep their bytes."""
+    check_picture("image", image)
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
         raise InputError(f"image: got one of mode {image.mode[:10]}; expected 8 bits a channel, such as RGB or RGBA.")
     return image.convert("RGBA" if has_alpha(image) else "RGB")
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """A picture in sRGB, as its profile shows it: RGBA where it holds transparency, else RGB."""
+    own = plain(image)
+    return to_srgb(own, profile_of(own))
 
 
 def like(pixels: Tensor, size: tuple[int, int], alpha: Image.Image | None) -> Image.Image:
@@ -56,6 +70,7 @@ def read_mask(mask: Image.Image, size: tuple[int, int]) -> Tensor:
 
     Raises `InputError` for another size than the picture's (height, width), and where nothing is white.
     """
+    check_picture("mask", mask)
     if (mask.height, mask.width) != size:
         given, expected = f"{mask.height}x{mask.width}", f"{size[0]}x{size[1]}"
         raise InputError(

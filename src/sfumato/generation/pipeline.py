@@ -29,6 +29,7 @@ from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings, Start
+from sfumato.priors.regression import RegressionPrior
 from sfumato.samplers import SAMPLERS
 from sfumato.samplers.known import Known
 
@@ -70,7 +71,7 @@ class Pipeline(TaskMethods):
         latent, prior = self.model.first_stage.latent, self.model.prior
         if not isinstance(latent, Grid):
             raise InputError(f"this model's latents are {type(latent).__name__}; pictures are made from a Grid.")
-        return latent.factor * (prior.config.network.factor if isinstance(prior, DiffusionPrior) else 1)
+        return latent.factor * (prior.config.network.factor if isinstance(prior, DiffusionPrior | RegressionPrior) else 1)
 
     @property
     def draws_transparency(self) -> bool:

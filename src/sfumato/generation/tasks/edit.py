@@ -15,11 +15,11 @@ from PIL import Image
 
 from sfumato.conditioners.picture_latent import PictureLatents
 from sfumato.generation.limits import LIMITS, TRANSPARENT, WHITE
-from sfumato.generation.paste import has_alpha
+from sfumato.generation.paste import has_alpha, shown
 from sfumato.generation.request import Draft
 from sfumato.generation.tasks.frame import Frame, size_of
 from sfumato.generation.tasks.job import Job
-from sfumato.generation.tasks.parts import check_texts, find_part
+from sfumato.generation.tasks.parts import check_prompt_is_enough, check_texts, find_part
 
 if TYPE_CHECKING:
     from sfumato.generation.engine import Made
@@ -41,13 +41,15 @@ def edit(
     strength: above 0 to 1; None is 0.75. background: None keeps the transparency of a picture that has some, where the model
     draws it. source: the picture's file name, for the record. Raises `InputError`.
     """
+    check_prompt_is_enough(pipeline, "edit")
     check_texts(pipeline, draft)
+    image = shown(image)
     frame = Frame.of(size_of(image), pipeline.multiple, draft)
     own = TRANSPARENT if has_alpha(image) and pipeline.draws_transparency else WHITE
     request = pipeline.request(replace(frame.fit(draft), background=own if background is None else background))
-    shown = find_part(pipeline.model.conditioner, PictureLatents)
-    inputs = None if shown is None else shown.inputs(frame.picture(image, shown.conditioner.config.channels)[0])
-    share = None if shown is not None and strength is None else LIMITS.strength(STRENGTH if strength is None else strength)
+    reader = find_part(pipeline.model.conditioner, PictureLatents)
+    inputs = None if reader is None else reader.inputs(frame.picture(image, reader.conditioner.config.channels)[0])
+    share = None if reader is not None and strength is None else LIMITS.strength(STRENGTH if strength is None else strength)
     start = None if share is None else pipeline.start_at(frame.picture(image, pipeline.channels), share)
 
     def finish(made: Made) -> Image.Image:

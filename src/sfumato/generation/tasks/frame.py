@@ -31,7 +31,9 @@ class Frame:
     padded: Size
 
     @staticmethod
-    def of(own: Size, multiple: int, draft: Draft | None = None, what: str = "image") -> Frame:
+    def of(
+        own: Size, multiple: int, draft: Draft | None = None, what: str = "image", remedy: str = "name a smaller --size"
+    ) -> Frame:
         """The frame of a picture `own`, whose sides become multiples of `multiple`; a size in `draft` is what it works at."""
         height = own[0] if draft is None or draft.height is None else draft.height
         width = own[1] if draft is None or draft.width is None else draft.width
@@ -39,7 +41,7 @@ class Frame:
         if max(padded) > LIMITS.max_side:
             raise InputError(
                 f"{what}: {height}x{width} pixels (height x width), expected at most {LIMITS.max_side // multiple * multiple} "
-                "a side; make it smaller, or name a smaller --size where there is one."
+                f"a side; {remedy}."
             )
         return Frame(own, (height, width), padded)
 

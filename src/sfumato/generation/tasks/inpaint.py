@@ -20,6 +20,7 @@ from sfumato.errors import InputError
 from sfumato.generation.known import MARGIN, latent_mask
 from sfumato.generation.limits import shorten, whole
 from sfumato.generation.paste import like, paste, plain, read_mask
+from sfumato.generation.profile import from_srgb, profile_of, to_srgb
 from sfumato.generation.request import Draft
 from sfumato.generation.tasks.frame import Frame, size_of
 from sfumato.generation.tasks.job import Job
@@ -50,10 +51,13 @@ def inpaint(
     """`image` made anew where `mask`, of the same size, is white, after the draft's prompts or none.
 
     The model works at the picture's size or, where the draft names one, at that. A picture with transparency keeps it: a model
-    that draws transparency draws it inside the mask too, under any other the picture's own stays. resampling: how often a
+    that draws transparency draws it inside the mask too, under any other the picture's own stays. A colour profile is
+    kept with the bytes that mean something by it alone. resampling: how often a
     model that takes no mask walks each step (None: once), for a better fit at as many times the cost. Raises `InputError`.
     """
-    image = plain(image)
+    own = plain(image)
+    profile = profile_of(own)
+    image = to_srgb(own, profile)
     chosen = read_mask(mask, size_of(image))  # (H, W)
     rounds = 1 if resampling is None else whole("resampling", resampling, 1, MOST)
     frame = Frame.of(size_of(image), pipeline.multiple, draft)
@@ -71,7 +75,12 @@ def inpaint(
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
 
     def finish(made: Made) -> Image.Image:
-        return paste(image, like(frame.crop(made.pixels), frame.own, alpha), chosen)
+        drawn = like(frame.crop(made.pixels), frame.own, alpha)
+        if profile is None:
+            return paste(own, drawn, chosen)
+        pasted = paste(own, from_srgb(drawn, profile), chosen)
+        pasted.info["icc_profile"] = profile
+        return pasted
 
     return Job(request, inputs=inputs, known=known, finish=finish, task="inpaint", source=source)
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.compose import Composite
+from sfumato.conditioners.layout import LayoutBoxes
+from sfumato.conditioners.low_resolution import LowResolution, NoisedLowResolution
+from sfumato.conditioners.masked import MaskedLatents
 from sfumato.conditioners.none import Unconditional
+from sfumato.conditioners.picture_latent import PictureLatents
+from sfumato.conditioners.segmentation import SegmentationMap
 from sfumato.conditioners.sizes import SizeNumbers
 from sfumato.errors import InputError
 from sfumato.generation.limits import shorten
@@ -68,3 +73,23 @@ def with_prompt(pipeline: Pipeline, draft: Draft) -> Draft:
     """`draft` with the empty prompt where it has none, for a picture says enough. Raises as `check_texts`."""
     check_texts(pipeline, draft)
     return draft if draft.prompts else replace(draft, prompts=("",))
+
+
+VERBS: tuple[tuple[type[Conditioner[Any, Any]], str], ...] = (
+    (MaskedLatents, "inpaint"),
+    (LowResolution, "upscale"),
+    (NoisedLowResolution, "upscale"),
+    (SegmentationMap, "paint"),
+    (LayoutBoxes, "compose"),
+    (PictureLatents, "edit"),
+)
+"""Which verb gives a part what it needs."""
+
+
+def check_prompt_is_enough(pipeline: Pipeline, verb: str) -> None:
+    """Raise `InputError` for a model that another verb is for, with its name."""
+    for kind, right in VERBS:
+        found = find_part(pipeline.model.conditioner, kind)
+        if found is not None and right != verb:
+            needs = found.conditioner.needs
+            raise InputError(f"model: {shorten(pipeline.name)} needs {needs}; use `sfumato {right}`, or another --model.")

@@ -17,7 +17,7 @@ from sfumato.conditioners.low_resolution import LowResolution, NoisedImage, Nois
 from sfumato.errors import InputError
 from sfumato.generation.engine import Each
 from sfumato.generation.limits import shorten, whole
-from sfumato.generation.paste import like, plain
+from sfumato.generation.paste import like, shown
 from sfumato.generation.request import Draft, Picture
 from sfumato.generation.tasks.frame import Frame, size_of
 from sfumato.generation.tasks.job import Job
@@ -38,14 +38,14 @@ def upscale(pipeline: Pipeline, image: Image.Image, draft: Draft, factor: int | 
 
     Transparency is kept: enlarged by itself where the model draws none.
     """
-    image = plain(image)
+    image = shown(image)
     noised = find_part(pipeline.model.conditioner, NoisedLowResolution)
     part: Part = noised or needed_part(pipeline, LowResolution, "small picture", "name one that upscales with --model")
     times = _factor(pipeline, part)
     if factor is not None and whole("factor", factor, 2, MOST) != times:
         raise InputError(f"factor: got {factor}, but the model {shorten(pipeline.name)} makes pictures {times} times larger.")
     size = (times * image.height, times * image.width)
-    result = Frame.of(size, math.lcm(pipeline.multiple, times), what="the enlarged picture")
+    result = Frame.of(size, math.lcm(pipeline.multiple, times), what="the enlarged picture", remedy="make it smaller first")
     small = Frame(size_of(image), size_of(image), (result.padded[0] // times, result.padded[1] // times))
     request = pipeline.request(result.fit(with_prompt(pipeline, draft)))
     inputs = _inputs(pipeline, part, small, image)
@@ -71,11 +71,11 @@ def _inputs(pipeline: Pipeline, part: Part, small: Frame, image: Image.Image) ->
     if isinstance(part.conditioner, LowResolution):
         config, latent = part.conditioner.config, pipeline.model.first_stage.latent
         assert isinstance(latent, Grid)
-        shown = small.picture(image, config.channels)[0]
+        told = small.picture(image, config.channels)[0]
         size = tuple(side * config.factor // latent.factor * config.fold for side in small.padded)
-        return part.inputs(SmallImage(shown, (size[0], size[1])))
-    shown = small.picture(image, 3)[0]
-    return Each(lambda picture: part.inputs(NoisedImage(shown, _noise(picture, shown))))
+        return part.inputs(SmallImage(told, (size[0], size[1])))
+    told = small.picture(image, 3)[0]
+    return Each(lambda picture: part.inputs(NoisedImage(told, _noise(picture, told))))
 
 
 def _noise(picture: Picture, like: Tensor) -> Tensor:
