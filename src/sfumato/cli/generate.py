@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sfumato.cli.loras import lora_from_text
 from sfumato.errors import InputError
 from sfumato.generation.film import FILM_FORMATS, check_count
-from sfumato.generation.limits import SAMPLER_NAMES, WHITE, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import SAMPLER_NAMES, WHITE, guidance_from_text, number_from_text, shorten, size_from_text
 from sfumato.generation.metadata import Parameters, read_parameters
 from sfumato.generation.output import SHEET_FORMATS, Destination, checked_file, checked_path, destination
 from sfumato.generation.request import BATCH_SIZE, Draft
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num", metavar="N", default="1", help="pictures of each prompt (default: 1)")
     add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: by chance)")
     add("--steps", metavar="K", help="denoising steps (default: the model's)")
-    add("--guidance", metavar="W", help="how strongly the prompt pulls; 1 is off (default: the model's)")
+    add("--guidance", metavar="W", help="how strongly the prompt pulls; 1 is off; by part: text=3,map=1.5")
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)} (default: the model's)")
     add("--size", metavar="HxW", help="height x width in pixels (default: the model's)")
@@ -141,6 +141,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
     height, width = (None, None) if source is None else (source.height, source.width)
     if args.size is not None:
         height, width = size_from_text(args.size)
+    guidance = getattr(source, "guidance", None) if args.guidance is None else guidance_from_text(args.guidance)
     prompts = tuple(args.prompts)
     if not prompts and source is not None:
         prompts = (source.prompt,)
@@ -150,7 +151,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
         num=number("num"),
         seed=number("seed"),
         steps=number("steps"),
-        guidance=number("guidance"),
+        guidance=guidance,  # type: ignore[arg-type]  # what is no number is refused by Draft
         sampler=args.sampler if args.sampler is not None else getattr(source, "sampler", None),
         height=height,
         width=width,

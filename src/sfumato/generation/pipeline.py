@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from sfumato.generation.known import MARGIN, known_part
 from sfumato.generation.limits import WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
-from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
+from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
 from sfumato.latent import Grid
@@ -172,7 +172,7 @@ class Pipeline:
             negative=request.negative,
             seed=picture.seed,
             steps=request.steps,
-            guidance=request.guidance,
+            guidance=dict(request.guidance) if isinstance(request.guidance, Mapping) else request.guidance,
             sampler=request.sampler,
             height=request.height,
             width=request.width,
@@ -189,7 +189,7 @@ class Pipeline:
         *,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -203,7 +203,8 @@ class Pipeline:
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
-        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `background` is what a model
+        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `guidance` may also be a scale for
+        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model
         that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
         "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
         `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
