@@ -33,8 +33,10 @@ from sfumato.io.files import read_json
 from sfumato.io.pretrained import save_pretrained
 from sfumato.model import LatentModel
 from sfumato.training.config import RunConfig
+from sfumato.training.fit import latent_factor
+from sfumato.training.inputs import condition_source, conditions_of
 from sfumato.training.loop import Trainer, autocast
-from sfumato.training.prepare import adapt, conditions_of, prepare_data, prepared_conditions, sampling_weights
+from sfumato.training.prepare import adapt, prepare_data, sampling_weights
 from sfumato.training.progress import Reporter
 from sfumato.training.run import Run
 from sfumato.training.signals import StopFlag
@@ -68,9 +70,10 @@ def make_task(run: Run, first: FirstStage, cached: Any) -> DiffusionTask:
     torch.manual_seed(run.config.seed + 1)
     conditioner = build_conditioner(part.conditioner, run.tokenizer)
     prior = build_prior(part.model, first)
-    prepared, counts = prepared_conditions(conditioner, run.data.train)
+    factor = latent_factor(run.config.first_stage.model)
+    conditions = condition_source(conditioner, run.data.train, run.data.beside, run.device, factor)
     weights = sampling_weights(run.data.train, part.balance_by, part.balance)
-    source = cached.source(prepared, counts, run.device, run.config.seed, weights)
+    source = cached.source(conditions, run.device, run.config.seed, weights)
     return DiffusionTask(prior.to(run.device), conditioner.to(run.device), source, part.dropout)
 
 

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato.build import build_conditioner, build_first_stage, build_prior
 from sfumato.conditioners.text import TextConfig, TextEncoder
 from sfumato.recipes import RECIPES
+from sfumato.training.conditions import Stored
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.latents import LatentSource, Moments
 from sfumato.training.loop import Trainer
@@ -90,7 +91,7 @@ def prior_task(config: RunConfig, device: torch.device) -> Task:
     prepared = conditioner.prepare(["a red dragon, 3D style"] * PICTURES).unsqueeze(1)
     ones = torch.ones(PICTURES, dtype=torch.int64)
     scale = (torch.zeros(shape[0]), torch.ones(shape[0]))
-    source = LatentSource(moments, None, scale, prepared, ones, device, 0)
+    source = LatentSource(moments, None, scale, Stored(prepared, ones, device), device, 0)
     return DiffusionTask(prior, conditioner.to(device), source, config.prior.dropout)
 
 

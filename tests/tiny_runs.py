@@ -19,6 +19,7 @@ from sfumato.latent import Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
+from sfumato.training.conditions import Stored
 from sfumato.training.config import FirstStageLossConfig, OptimConfig, RunConfig
 from sfumato.training.latents import LatentSource, Moments
 from sfumato.training.loop import Trainer
@@ -160,7 +161,7 @@ def diffusion_task(seed: int = 0, dropout: float = 0.2, inside: float = 0.0, dev
     )
     prepared = conditioner.prepare([text for i in range(11) for text in (picture(i)[1], f"number {i}")]).unflatten(0, (11, 2))
     scale = (torch.zeros(2), torch.ones(2))
-    source = LatentSource(moments, None, scale, prepared, torch.full((11,), 2), device, 0)
+    source = LatentSource(moments, None, scale, Stored(prepared, torch.full((11,), 2), device), device, 0)
     return DiffusionTask(prior.to(device), conditioner.to(device), source, dropout)
 
 

@@ -41,12 +41,23 @@ from sfumato.first_stages.vq import VQConfig, VQFirstStage
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
+from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
 FirstStageConfig = KLConfig | VQConfig | IdentityConfig
-PriorConfig = DiffusionConfig
+PriorConfig = DiffusionConfig | RegressionConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
-TrainedConditionerConfig = TextConfig | LabelConfig | NoneConfig
-"""Those that a training run can have."""
+TrainedPartConfig = (
+    TextConfig
+    | LabelConfig
+    | LayoutConfig
+    | SegmentationConfig
+    | LowResolutionConfig
+    | MaskedImageConfig
+    | PictureLatentConfig
+    | RetrievedConfig
+)
+TrainedConditionerConfig = TrainedPartConfig | NoneConfig | CompositeConfig
+"""Those that a training run can have; a composite of `TrainedPartConfig` only."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
             return IdentityFirstStage(config)
 
 
-def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
+def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior | RegressionPrior:
     """A prior with random weights over the latents of `first_stage`; their channels must agree."""
     latent = first_stage.latent
     assert isinstance(latent, Grid)
@@ -79,7 +90,7 @@ def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior:
             f"prior.network.out_channels is {config.network.out_channels}, but the first stage has "
             f"{latent.channels} latent channels; set both alike."
         )
-    return DiffusionPrior(config, latent)
+    return DiffusionPrior(config, latent) if isinstance(config, DiffusionConfig) else RegressionPrior(config, latent)
 
 
 def build_conditioner(

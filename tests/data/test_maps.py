@@ -200,6 +200,7 @@ def coco_of(categories):
         ("classes.json", '{"0": "sky", "2": "sea"}', ("sky", "1", "sea")),
         ("classes.json", '{"sea": 1, "sky": 0}', ("sky", "sea")),
         ("names.txt", "sky\r\nsea\n\n", ("sky", "sea")),
+        ("classes.txt", "sky\n\n sea", ("sky", "1", "sea")),  # the third line is class 2
         ("annotations.json", coco_of([{"id": 2, "name": "cat"}, {"id": 1, "name": "dog"}]), ("background", "dog", "cat")),
         ("other.txt", "sky", ()),
     ],

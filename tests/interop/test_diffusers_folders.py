@@ -161,10 +161,12 @@ def test_stable_diffusion_2_leaves_its_last_layer(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("faces", "conditioner of the kind none has no diffusers form"),
-        ("classes", "conditioner of the kind class_embedder"),
-        ("upscaler", "no diffusers form here"),
-        ("unclip", "no diffusers form here"),
+        ("classes", "conditioner of the kind class_embedder has no diffusers form here: no pipeline there takes a class"),
+        ("layout", "conditioner of the kind layout .* takes boxes"),
+        ("segmentation", "conditioner of the kind segmentation .* a segmentation map"),
+        ("inpainting", "conditioner of the kind masked_image .* combines them so"),
+        ("retrieval", "conditioner of the kind clip_text and neighbours .* retrieved pictures"),
+        ("churches", "U-Net with scale_shift has no form"),
     ],
 )
 def test_what_no_pipeline_expresses(name, message, tmp_path):

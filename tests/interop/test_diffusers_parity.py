@@ -63,6 +63,7 @@ UNETS = expressible() | {
     "new attention order": UNetConfig(3, 3, 32, (1, 2), 1, (1, 2), head_channels=16, use_new_attention_order=True),
 }
 STAGES: dict[str, KLConfig | VQConfig] = {card.name: shrunken.first_stage(card.name) for card in FIRST_STAGES} | {
+    "norms of 8 groups": KLConfig(AutoencoderConfig(channels=24, multipliers=(1, 2), num_res_blocks=1, norm_groups=8)),
     "codes of other channels": VQConfig(
         AutoencoderConfig(channels=32, multipliers=(1, 2), latent_channels=4, double_moments=False), 60, embed_channels=6
     ),

@@ -323,6 +323,47 @@ def test_tables_that_are_none(folder: Path, data: bytes, why: str) -> None:
     refused(folder, why)
 
 
+BERT_PARTS = {"bert": ["latent_diffusion", "LDMBertModel"], "tokenizer": ["transformers", "BertTokenizer"]}
+
+
+def bert(folder: Path, **parts: Any) -> Path:
+    """Gives the pipeline a BERT-style text encoder and a tokenizer; returns the tokenizer's place."""
+    write(folder / "model_index.json", INDEX | BERT_PARTS | parts)
+    write(folder / "bert" / "config.json", {"architectures": ["LDMBertModel"]})
+    save_file(TENSORS, folder / "bert" / "model.safetensors")
+    write(folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "evil.Tokenizer"})
+    return folder / "tokenizer"
+
+
+def test_words_of_a_tokenizer(folder: Path) -> None:
+    place = bert(folder)
+    assert open_checkpoint(folder).components["tokenizer"].words == ()
+    write(place / "tokenizer.json", {"model": {"type": "WordPiece", "vocab": {"b": 1, "a": 0}}})
+    assert open_checkpoint(folder).components["tokenizer"].words == ("a", "b")
+    (place / "vocab.txt").write_text("x\ny\n")
+    assert open_checkpoint(folder).components["tokenizer"].words == ("x", "y")
+
+
+def test_words_that_are_none(folder: Path) -> None:
+    place = bert(folder)
+    for vocab in ({"a": 1}, {"a": 0, "b": 0}, {"a": "0"}, {"a": 0, "b": 10**9}, ["a"], None, {"a": [0]}):
+        write(place / "tokenizer.json", {"model": {"vocab": vocab}})
+        refused(folder, "has no vocabulary")
+    (place / "tokenizer.json").write_text("[]")
+    refused(folder, "no table of fields")
+    (place / "vocab.txt").write_bytes(b"\xff\xfe\xff")
+    refused(folder, "not UTF-8")
+    (place / "vocab.txt").unlink()
+    (place / "vocab.txt").symlink_to("/etc/hostname")
+    refused(folder, "link out of its folder")
+
+
+@pytest.mark.parametrize("value", [["evil", "LDMBertModel"], ["latent_diffusion", "LDMBertModel.evil"], ["builtins", "exec"]])
+def test_foreign_text_encoders(folder: Path, value: list[str]) -> None:
+    bert(folder, bert=value)
+    refused(folder, "no class that is read here")
+
+
 def test_a_hostile_pickle_in_a_folder(folder: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")

@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 import test_load_folder as folders
 import torch
-from published import CARDS, CLIP, OPEN_CLIP, WORDS, XL, made, state_of, with_averages, write
+from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+from published import CARDS, CLIP, OPEN_CLIP, WORDS, XL, config_of, made, state_of, with_averages, write
 from safetensors.torch import load_file
 
 import tiny_models
 from sfumato.cli.main import main
+from sfumato.conditioners.clip_text import ClipTextsConfig
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.errors import InputError
 from sfumato.interop import convert
 from sfumato.interop.cards import Card
 from sfumato.interop.convert import open_source, write_native, write_single_file
 from sfumato.interop.ema import Weights
-from sfumato.interop.export import stored_factor
+from sfumato.interop.export import single_file, stored_factor
 from sfumato.interop.load import load_published
 from sfumato.io.pretrained import LoadedModel, load_pretrained
 
@@ -171,15 +173,44 @@ def test_a_folder_becomes_a_single_file(name, tmp_path):
     same(loaded.model.state_dict(), opened(tmp_path / "one.safetensors", name).model.state_dict())
 
 
-def test_a_folder_without_the_last_layer_is_no_single_file(tmp_path):
+def test_a_folder_without_the_last_layer_becomes_a_single_file(tmp_path):
+    """Nothing uses the last of Stable Diffusion 2's layers, which folders lack, nor the projection."""
     card = CARDS["sd2"][0]
-    folders.write(tmp_path / "mine", card, {"text_encoder": folders.tower(OPEN_CLIP, 1)}, prediction_type="v_prediction")
+    encoder = folders.tower(OPEN_CLIP, 1)
+    folders.write(tmp_path / "mine", card, {"text_encoder": encoder}, prediction_type="v_prediction")
     loaded = opened(tmp_path / "mine", "sd2")
-    with pytest.raises(InputError, match="lost its last layer"):
-        write_single_file(loaded, tmp_path / "one.safetensors")
-    assert not (tmp_path / "one.safetensors").exists()
     write_native(loaded, tmp_path / "native")
     same(loaded.model.state_dict(), open_source(tmp_path / "native", False).model.state_dict())
+    write_single_file(loaded, tmp_path / "one.safetensors")
+    names = load_file(tmp_path / "one.safetensors").keys()
+    assert {name.split(".")[4] for name in names if ".resblocks." in name} == {"0"}
+    assert not any("text_projection" in name for name in names)
+    read = convert_open_clip_checkpoint(encoder, load_file(tmp_path / "one.safetensors"))  # diffusers' own reader
+    first, second = ({n.removeprefix("text_model."): v for n, v in given.items()} for given in (read, encoder.state_dict()))
+    same(first, second)
+    again = opened(tmp_path / "one.safetensors", "sd2")
+    assert again.config.conditioner == loaded.config.conditioner
+    same(loaded.model.state_dict(), again.model.state_dict())
+
+
+def test_a_single_file_that_lacks_a_layer_which_is_used(tmp_path):
+    card = card_of("sd1")
+    state = state_of(made(card), card)
+    path = write({n: v for n, v in state.items() if ".encoder.layers.1." not in n}, tmp_path / "mine.safetensors")
+    with pytest.raises(InputError, match=r"missing conditioner\.towers\.0\.body\.encoder\.layers\.1"):
+        opened(path, "sd1")
+    card = card_of("sdxl")
+    state = state_of(made(card), card)
+    path = write({n: v for n, v in state.items() if ".resblocks.1." not in n}, tmp_path / "xl.safetensors")
+    with pytest.raises(InputError, match=r"towers\.1\.body\.encoder\.layers\.1"):
+        opened(path, "sdxl")
+
+
+def test_a_tower_that_is_read_to_its_end_is_no_single_file(tmp_path):
+    card = CARDS["sd2"][0]
+    tower = replace(OPEN_CLIP, layers=24, skip=0)
+    with pytest.raises(InputError, match="read to its layer 24"):
+        single_file(config_of(replace(card, conditioner=ClipTextsConfig((tower,)))), {})
 
 
 @pytest.mark.parametrize("factor", [0.18215, 0.13025, 0.25, 1.0, 0.22765929, 1.5305, 0.7])

@@ -113,8 +113,16 @@ def test_compvis_refuses_other_norms():
     narrow = dataclasses.replace(KL, network=dataclasses.replace(KL.network, norm_groups=8))
     with pytest.raises(InputError, match="8 groups"):
         compvis.first_stage_keys(narrow)
-    with pytest.raises(InputError, match="8 groups"):
-        diffusers.first_stage_keys(narrow)
+
+
+def test_diffusers_has_norms_of_any_groups_if_all_have_as_many():
+    network = dataclasses.replace(KL.network, channels=48, multipliers=(1, 2), norm_groups=16)
+    same = dataclasses.replace(KL, network=network)
+    assert diffusers.norm_groups(network) == 16
+    diffusers.first_stage_keys(same)
+    odd = dataclasses.replace(KL, network=dataclasses.replace(network, channels=16, norm_groups=32))
+    with pytest.raises(InputError, match="norms of 16 and of 32 groups"):
+        diffusers.first_stage_keys(odd)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def test_a_unets_config_json_is_refused(changes: dict[str, Any], words: str):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"norm_num_groups": 8}, "norm_num_groups 8"),
+        ({"norm_num_groups": [8, 16]}, "norm_num_groups is"),
         ({"use_quant_conv": False}, "use_quant_conv False"),
         ({"down_block_types": ["DownEncoderBlock2D", "Foreign"]}, "Foreign"),
         ({"up_block_types": ["UpDecoderBlock2D"] * 2}, "mirror image"),

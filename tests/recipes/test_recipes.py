@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfumato.build import build_conditioner, build_first_stage, build_prior
+from sfumato.build import TrainedConditionerConfig, build_conditioner, build_first_stage, build_prior
 from sfumato.cli.train import memory, read_config
-from sfumato.conditioners.text import TextConfig, TextEncoder
+from sfumato.conditioners.text import TextEncoder
 from sfumato.errors import InputError
 from sfumato.latent import Grid
 from sfumato.recipes import RECIPES
@@ -27,7 +27,8 @@ def test_parts_agree(name: str) -> None:
     assert config.prior.model.network.in_channels == first.latent.channels
     assert config.name == name
     counts = parameter_counts(config)
-    assert all(count > 0 for count in counts.values())
+    assert counts["prior"] > 0
+    assert (counts["first stage"] > 0) == (config.first_stage.model.kind != "identity")
     assert all(size > 20 * counts["prior"] for key, size in memory(config, counts).items() if "prior" in key)
 
 
@@ -41,10 +42,10 @@ def test_docstrings_say_what_to_type(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_conditioner_can_be_built(name: str) -> None:
     part = RECIPES[name]().prior.conditioner
-    assert isinstance(part, TextConfig)
+    assert isinstance(part, TrainedConditionerConfig)
     tokenizer = TextEncoder.learn_tokenizer(["a", "b"], 300)
     with torch.device("meta"):
-        build_conditioner(part, tokenizer.to_str())
+        build_conditioner(part, tokenizer.to_str(), lambda x: x)
 
 
 def test_recipes_are_values() -> None:

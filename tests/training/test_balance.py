@@ -11,6 +11,7 @@ from sfumato.data.dataset import ImageDataset
 from sfumato.data.emoji import family
 from sfumato.data.folder import Record
 from sfumato.errors import InputError
+from sfumato.training.conditions import Stored
 from sfumato.training.latents import LatentSource, Moments
 from sfumato.training.prepare import sampling_weights
 
@@ -46,7 +47,15 @@ def test_draws_follow_the_weights_and_the_step_alone() -> None:
     moments = Moments(torch.arange(3.0).view(3, 1, 1, 1).half(), None)
     scale, prepared = (torch.zeros(1), torch.ones(1)), torch.arange(3).view(3, 1)
     weights = torch.tensor([0.5, 0.5, 0.0])
-    source = LatentSource(moments, None, scale, prepared, torch.ones(3, dtype=torch.int64), torch.device("cpu"), 0, weights)
+    source = LatentSource(
+        moments,
+        None,
+        scale,
+        Stored(prepared, torch.ones(3, dtype=torch.int64), torch.device("cpu")),
+        torch.device("cpu"),
+        0,
+        weights,
+    )
     z, ids = source.batch(0, 4000, torch.Generator().manual_seed(1))
     again, _ = source.batch(0, 4000, torch.Generator().manual_seed(1))
     assert torch.equal(z, again)

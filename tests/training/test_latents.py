@@ -14,6 +14,7 @@ from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.training.conditions import Stored
 from sfumato.training.latents import Cached, LatentSource, Moments, fit_preview, measure, normalize, statistics
 from tiny_runs import CPU, all_pixels, awaken, small_first_stage
 
@@ -148,7 +149,7 @@ def source(moments: Moments, flipped: Moments | None = None, variants: int = 1, 
     count = len(moments.mean)
     prepared = torch.arange(count * variants).view(count, variants)
     scale = (torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 8]))
-    return LatentSource(moments, flipped, scale, prepared, torch.full((count,), variants), CPU, seed)
+    return LatentSource(moments, flipped, scale, Stored(prepared, torch.full((count,), variants), CPU), CPU, seed)
 
 
 def rng(seed: int) -> torch.Generator:
@@ -202,7 +203,8 @@ def test_mirrored_and_worded_variants_share_the_draws() -> None:
 
 def test_only_the_variants_that_count_are_drawn() -> None:
     ours = source(Moments(torch.zeros(8, 3, 2, 2).half(), None), variants=3)
-    ours.num_variants = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
+    counts = torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])
+    ours.conditions = Stored(torch.arange(24).view(8, 3), counts, CPU)
     for step in range(30):
         _, prepared = ours.batch(step, 8, rng(step))
-        assert (prepared % 3 < ours.num_variants[prepared // 3]).all()
+        assert (prepared % 3 < counts[prepared // 3]).all()

@@ -101,5 +101,7 @@ def _transform(args: argparse.Namespace, out: Path) -> None:
         "single-file": convert.write_single_file,
         "diffusers": convert.write_folder,
     }[args.to]
-    write(loaded, out, None if args.storage is None else Storage(args.storage))
+    notes = write(loaded, out, None if args.storage is None else Storage(args.storage))
     print(out)
+    for note in notes or ():
+        print(f"sfumato: {note}", file=sys.stderr)

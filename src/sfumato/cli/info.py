@@ -18,14 +18,27 @@ CARD_LINES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The one argument of `sfumato info`."""
+    """The arguments of `sfumato info`."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a shipped model's name or a model directory")
+    parser.add_argument("--recipes", action="store_true", help="list what `sfumato train` can train")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the description."""
+    if args.recipes:
+        print("\n".join(describe_recipes()))
+        return 0
     print("\n".join(describe_model(args.model) if args.model is not None else describe_machine()))
     return 0
+
+
+def describe_recipes() -> list[str]:
+    """Every recipe with the first sentence of what it says of itself."""
+    from sfumato.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    says = {name: " ".join((make.__doc__ or "").split("\n\n")[0].split()) for name, make in RECIPES.items()}
+    return [f"{name:{width}}  {says[name].partition(' Command:')[0]}" for name in RECIPES]
 
 
 def describe_machine() -> list[str]:

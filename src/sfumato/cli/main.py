@@ -24,6 +24,11 @@ from sfumato.errors import InputError, SfumatoError, unknown
 # verb -> module, one line of help
 VERBS: dict[str, tuple[str, str]] = {
     "generate": ("sfumato.cli.generate", "make pictures from a prompt"),
+    "edit": ("sfumato.cli.edit", "change a picture after a prompt"),
+    "inpaint": ("sfumato.cli.inpaint", "make a part of a picture anew"),
+    "upscale": ("sfumato.cli.upscale", "make a picture larger"),
+    "paint": ("sfumato.cli.paint", "make a picture of a map of classes"),
+    "compose": ("sfumato.cli.compose", "make a picture of labelled boxes"),
     "train": ("sfumato.cli.train", "train a latent diffusion model on a folder of pictures"),
     "data": ("sfumato.cli.data", "build a data set"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model on held-out pictures"),

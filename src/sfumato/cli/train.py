@@ -23,13 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe",
         metavar="RECIPE|CONFIG",
-        help="tiny, folder, emoji, emoji-unet, emoji-f4, ldm-f4, ldm-f8, or a config.json of a run",
+        help="a recipe (`sfumato info --recipes` lists them), such as folder, inpaint or emoji, or a config.json of a run",
     )
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help="folder of pictures, or a tar shard")
     parser.add_argument("--out", metavar="RUN", type=Path, help="folder of the run (default: runs/RECIPE)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="change a field, such as prior.train.steps=2000"
     )
+    parser.add_argument(
+        "--first-stage", metavar="MODEL|RUN", help="take the first stage of a model or run as it is, and train the prior only"
+    )
+    parser.add_argument("--only-first-stage", action="store_true", help="stop when the first stage is trained")
     parser.add_argument("--dry-run", action="store_true", help="print the config, parameter counts and memory; write nothing")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="save and stop politely after this time")
@@ -50,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
     """Train, or describe what would be trained. Prints the model directory."""
     if not os.path.exists(args.data):  # False also for what no path can be
         raise InputError(f"--data {str(args.data)[:300]}: no such folder; give a folder of pictures.")
-    config = read_config(args.recipe, args.set)
+    assignments = list(args.set)
+    if args.first_stage is not None:
+        assignments.append(f"first_stage.frozen={json.dumps(args.first_stage)}")
+    config = read_config(args.recipe, assignments)
     if args.dry_run:
         return describe(config, args.data)
     from sfumato.generation.device import find_device
@@ -65,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     try:
-        model = training.train(config, args.data, out, device, minutes=args.stop_after, quiet=args.quiet)
+        model = training.train(
+            config, args.data, out, device, minutes=args.stop_after, quiet=args.quiet, only_first_stage=args.only_first_stage
+        )
     except training.Stopped as stop:
         print(f"sfumato: {stop}", file=sys.stderr)
         return 0

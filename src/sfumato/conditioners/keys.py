@@ -10,6 +10,7 @@
                          the file of statistics (mean, std)                 -> mean, std
     diffusers folders    text_encoder, text_encoder_2                       -> towers.0.*, towers.1.*   (transformers' names)
                          image_encoder; image_normalizer                    -> tower.*; mean, std
+                         bert                                               -> embedder.*     (LDMBertModel's names)
     SpatialRescaler      cond_stage_model.channel_mapper.weight             -> mapper.weight
 
 The functions below work on the names behind those prefixes. OpenCLIP (and OpenAI's own CLIP) keep queries, keys and values in
@@ -49,6 +50,23 @@ def bert_names(depth: int) -> dict[str, str]:
         names |= _both(f"{forward}.1.net.0.0", f"{ours}.ff.project")
         names |= _both(f"{forward}.1.net.2", f"{ours}.ff.out")
     return names | _both("transformer.norm", "transformer.norm") | _both("transformer.to_logits", "head")
+
+
+def ldm_bert_names(depth: int) -> dict[str, str]:
+    """The same for the class that diffusers has for it, LDMBertModel."""
+    names = {
+        "model.embed_tokens.weight": "transformer.tokens.weight",
+        "model.embed_positions.weight": "transformer.positions.weight",
+    }
+    for block in range(depth):
+        ours, theirs = f"transformer.blocks.{block}", f"model.layers.{block}"
+        names |= _both(f"{theirs}.self_attn_layer_norm", f"{ours}.norm1")
+        names |= {f"{theirs}.self_attn.{x}_proj.weight": f"{ours}.attn.to_{x}.weight" for x in "qkv"}
+        names |= _both(f"{theirs}.self_attn.out_proj", f"{ours}.attn.to_out")
+        names |= _both(f"{theirs}.final_layer_norm", f"{ours}.norm2")
+        names |= _both(f"{theirs}.fc1", f"{ours}.ff.project")
+        names |= _both(f"{theirs}.fc2", f"{ours}.ff.out")
+    return names | _both("model.layer_norm", "transformer.norm") | _both("to_logits", "head")
 
 
 def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -66,15 +66,15 @@ class Coco:
         Records without annotations are left out. Raises `InputError` where two answer to one name.
         """
         bases: dict[str, list[str]] = defaultdict(list)
-        for file in self.boxes:
-            bases[PurePosixPath(file).name].append(file)
+        for known in self.boxes:
+            bases[PurePosixPath(known).name].append(known)
         found: dict[str, str] = {}
         owner: dict[str, str] = {}
         for name in names:
             file = self._exact(name) or self._by_base(name, bases)
             if file is None:
                 continue
-            if file in owner:
+            if owner.get(file, name) != name:
                 raise InputError(
                     f"{file}: {owner[file]} and {name} both answer to this file_name; give the names in the json their folders."
                 )

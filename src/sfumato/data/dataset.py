@@ -54,6 +54,11 @@ class ImageDataset:
         record = self.records[index]
         return torch.from_numpy(decode(record.read(), record.name, self.target))
 
+    def part(self, rows: Sequence[int]) -> ImageDataset:
+        """The pictures of these numbers, in their order, with the same classes."""
+        target, records = self.target, [self.records[i] for i in rows]
+        return ImageDataset(records, target.height_width, target.channels, target.background, target.crop, self.classes)
+
     def captions(self, index: int) -> tuple[str, ...]:
         """Variants of one meaning, the first the best; `("",)` for a picture without caption."""
         return self.records[index].captions or ("",)

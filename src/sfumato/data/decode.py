@@ -112,15 +112,26 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return (0, 0)
 
 
-def decode(data: bytes, name: str, target: Target = Target(), max_pixels: int = MAX_PIXELS) -> Pixels:
-    """(C, H, W) uint8 of the file's first picture. Raises `DecodeError` with the reason."""
+def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The file's first picture, upright in sRGB at its own size: mode L, RGB or RGBA. Raises `DecodeError` with the reason.
+
+    Bytes of 8-bit grey, RGB and RGBA files without a profile come out as they are, also the colours of clear pixels.
+    """
     image = open_header(data, name, max_pixels)
     try:
         image.load()
-        upright = _orient(_to_srgb(_to_8_bit(image)), image)
-        planes = [np.asarray(image if target.size is None else _fit(image, target)) for image in _planes(upright, target)]
+        return _orient(_to_srgb(_to_8_bit(image)), image)
     except DecodeError as error:
         raise DecodeError(name, error.reason) from None
+    except Exception as error:  # a parser met bytes that its author did not think of: any type can come
+        raise DecodeError(name, f"damaged or truncated ({_short(error)})") from None
+
+
+def decode(data: bytes, name: str, target: Target = Target(), max_pixels: int = MAX_PIXELS) -> Pixels:
+    """(C, H, W) uint8 of the file's first picture. Raises `DecodeError` with the reason."""
+    upright = open_picture(data, name, max_pixels)
+    try:
+        planes = [np.asarray(image if target.size is None else _fit(image, target)) for image in _planes(upright, target)]
     except Exception as error:  # as above
         raise DecodeError(name, f"damaged or truncated ({_short(error)})") from None
     return np.concatenate([p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in planes])  # (C, H, W), writable

@@ -209,8 +209,8 @@ def read_class_names(root: str | os.PathLike[str]) -> tuple[str, ...]:
         return _names_of_json(folder / "classes.json")
     for file in NAME_FILES:
         if (folder / file).is_file():
-            lines = [line.strip() for line in decode_text(_read(folder / file)).splitlines()]
-            return tuple(line for line in lines if line)
+            lines = decode_text(_read(folder / file)).rstrip().splitlines()
+            return tuple(line.strip() or str(number) for number, line in enumerate(lines))
     files = coco_files(folder)
     if not files:
         return ()

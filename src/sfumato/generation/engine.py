@@ -67,6 +67,13 @@ class Made:
     image: Image.Image
 
 
+@dataclass(frozen=True)
+class Each:
+    """Inputs that differ from picture to picture, such as noise of a picture's own: `inputs(picture)`."""
+
+    inputs: Callable[[Picture], Any]
+
+
 def run(
     model: LatentModel,
     request: Request,
@@ -79,7 +86,7 @@ def run(
     """Make the request's pictures in order, each as soon as it is done.
 
     `settings` are the sampling settings of the model's prior; `tiling` says which pictures are decoded in tiles; `inputs`
-    is what the conditioner is given beside each prompt (`Conditioner.with_inputs`). Raises
+    is what the conditioner is given beside each prompt (`Conditioner.with_inputs`), or `Each`. Raises
     `NotFiniteError`, `MachineError` (out of memory), `InputError` (a prompt that the model does not know); an exception in
     `on_step` stops the run.
     """
@@ -142,7 +149,9 @@ def _inputs(model: LatentModel, chunk: tuple[Picture, ...], request: Request, in
     """The chunk's prompts and negative prompts as the conditioner's tensors, on its device."""
     device = next(model.parameters()).device
     conditioner, size = model.conditioner, (request.height, request.width)
-    prepared = conditioner.prepare([conditioner.with_inputs(picture.prompt, size, inputs) for picture in chunk]).to(device)
+    given = [inputs.inputs(picture) if isinstance(inputs, Each) else inputs for picture in chunk]
+    told = [conditioner.with_inputs(picture.prompt, size, one) for picture, one in zip(chunk, given, strict=True)]
+    prepared = conditioner.prepare(told).to(device)
     if request.negative is None or request.guidance == 1.0:
         return prepared, None
     return prepared, conditioner.prepare([request.negative] * len(chunk)).to(device)

@@ -99,6 +99,13 @@ class Limits:
             raise InputError(f"{name}: got {side}, expected a multiple of {multiple} for this model; the nearest is {near}.")
         return side
 
+    def strength(self, value: object) -> float:
+        """The share of the steps that a picture is changed by: above 0 to 1."""
+        number = real("strength", value, 0.0, 1.0)
+        if number == 0:
+            raise InputError("strength: got 0, expected above 0 (nothing changes) to 1 (everything may).")
+        return number
+
     def sampler(self, value: object) -> str:
         """The name of a sampler; names that other programs have for one become ours."""
         if not isinstance(value, str):

@@ -8,7 +8,8 @@ Two text chunks of the PNG:
     Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 7, Size: 128x128, Model hash: abcdef1234, Model: emoji, Version: ...
 
   (Size is WIDTHxHEIGHT there; a value with a comma, colon or line break is written as JSON; a background other than white
-  follows the model, as "Background: transparent".) A prompt that itself holds the line "Negative prompt: ..." is ambiguous
+  follows the model, as "Background: transparent"; a task that began from a picture follows that, as "Task: edit, Denoising
+  strength: 0.75, Source: cat.png".) A prompt that itself holds the line "Negative prompt: ..." is ambiguous
   in it, as in the web UI; hence
 `sfumato` - the same as JSON with a format number, exact for any prompt. It is read first.
 
@@ -74,9 +75,9 @@ class Parameters:
         if value is not None or name == "prompt":
             object.__setattr__(self, name, check(value))
 
-    def to_text(self) -> str:
-        """The `parameters` text."""
-        values = {
+    def _values(self) -> dict[str, object]:
+        """What the last line of the `parameters` text says, in its order; None is left out."""
+        return {
             "Steps": self.steps,
             "Sampler": SAMPLER_NAMES.get(self.sampler or "", self.sampler),
             "CFG scale": None if self.guidance is None else _scale(self.guidance),
@@ -85,8 +86,11 @@ class Parameters:
             "Model hash": self.model_hash,
             "Model": self.model,
             "Background": None if self.background == WHITE else self.background,
-            "Version": f"sfumato {_version()}",
         }
+
+    def to_text(self) -> str:
+        """The `parameters` text."""
+        values = self._values() | {"Version": f"sfumato {_version()}"}
         lines = [self.prompt] + ([f"{_NEGATIVE} {self.negative}"] if self.negative else [])
         return "\n".join([*lines, ", ".join(f"{k}: {_quote(str(v))}" for k, v in values.items() if v is not None)])
 
@@ -102,6 +106,27 @@ class Parameters:
         return {PARAMETERS: self.to_text(), EXACT: self.to_json()}
 
 
+@dataclass(frozen=True)
+class TaskParameters(Parameters):
+    """How a picture was made of another one. task: edit, inpaint, ...; source: the other one's file name, without its folder.
+
+    strength: the share of the steps, where only some were walked.
+    """
+
+    task: str = ""
+    strength: float | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("task", partial(LIMITS.text, "task"))
+        self._check("source", partial(LIMITS.text, "source"))
+        self._check("strength", LIMITS.strength)
+
+    def _values(self) -> dict[str, object]:
+        return super()._values() | {"Task": self.task, "Denoising strength": self.strength, "Source": self.source}
+
+
 def parse_exact(text: str) -> Parameters:
     """Read the `sfumato` text. Raises `InputError` when it is damaged or of a later release."""
     try:
@@ -111,8 +136,9 @@ def parse_exact(text: str) -> Parameters:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = shorten(data.get("format")) if isinstance(data, dict) else "none"
         raise InputError(f"the picture's sfumato text has format {found}, this release reads {FORMAT}; give the flags instead.")
-    names = {f.name for f in dataclasses.fields(Parameters)}
-    return Parameters(**{"prompt": ""} | {k: v for k, v in data.items() if k in names})
+    kind = TaskParameters if "task" in data else Parameters
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{"prompt": ""} | {k: v for k, v in data.items() if k in names})
 
 
 def parse_text(text: str) -> Parameters:

@@ -27,16 +27,20 @@ SLUG = 48  # characters of the prompt that a file's name repeats
 
 @dataclass(frozen=True)
 class Destination:
-    """What `--out` means: the directory, and the file's stem where the user named one file."""
+    """What `--out` means: the directory, and the file's stem where the user named one file.
+
+    label: what files are named after where the user named none; None for the prompt.
+    """
 
     directory: Path
     stem: str | None = None
     overwrite: bool = False
+    label: str | None = None
 
     def place(self, picture: Picture, count: int) -> Path:
         """The path of one of `count` pictures, which may be taken."""
         if self.stem is None:
-            return self.directory / f"{slug(picture.prompt)}-{picture.seed}.png"
+            return self.directory / f"{slug(self.label or picture.prompt)}-{picture.seed}.png"
         return self.directory / (f"{self.stem}.png" if count == 1 else f"{self.stem}-{picture.seed}.png")
 
     def save(self, image: Image.Image, picture: Picture, count: int) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sfumato.conditioners.none import Unconditional
 from sfumato.diffusion.grids import Spacing
@@ -24,6 +25,7 @@ from sfumato.generation.limits import WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
+from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
 from sfumato.latent import Grid
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 AVERAGES = "ema"  # `sfumato.interop.ema.Weights.ema`
 
 
-class Pipeline:
+class Pipeline(TaskMethods):
     """A loaded model on a device. `model` is the `LatentModel`, `name` and `hash` are written into pictures.
 
     `tiling` says from which size on pictures are decoded in tiles (`sfumato.generation.tiling`); None never.
@@ -117,14 +119,26 @@ class Pipeline:
             made.image.info.update(self.parameters(request, made.picture).to_info())
             yield made
 
-    @torch.inference_mode()
-    def start_from(self, image: Image.Image, strength: float, request: Request) -> Start:
-        """`image`, resized to the request's size and encoded, as where to begin; `strength` is the share of the steps."""
+    @property
+    def channels(self) -> int:
+        """Of the pictures that the first stage encodes: 1 grey, 3 RGB, 4 with transparency."""
         first_stage = self.model.first_stage
         if not isinstance(first_stage, FirstStage):
             raise InputError("image: this model has no encoder, so it cannot begin from a picture.")
-        x = from_picture(image, first_stage.channels, (request.height, request.width)).to(self.device)
-        return Start(encode(first_stage, x, self.tiling).mean, strength)
+        return first_stage.channels
+
+    def start_from(self, image: Image.Image, strength: float, request: Request) -> Start:
+        """`image`, resized to the request's size and encoded, as where to begin; `strength` is the share of the steps."""
+        return self.start_at(from_picture(image, self.channels, (request.height, request.width)), strength)
+
+    def start_at(self, x: Tensor, strength: float) -> Start:
+        """A picture (1, C, H, W) in [-1, 1], encoded, as where to begin; `strength` is the share of the steps."""
+        return Start(self.encoded(x), strength)
+
+    @torch.inference_mode()
+    def encoded(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> their most likely latents in unit scale, in tiles where they are large."""
+        return encode(self.model.first_stage, x.to(self.device), self.tiling).mean
 
     def known_from(
         self, image: Image.Image, mask: Image.Image, request: Request, resampling: int = 1, jump: int = 1, margin: int = MARGIN

@@ -35,8 +35,9 @@ def from_picture(image: Image.Image, channels: int, size: tuple[int, int]) -> Te
     """
     if channels not in (1, 3, WITH_ALPHA):
         raise InputError(f"this model's pictures have {channels} channels; a picture has 1, 3 or 4.")
-    clear = image.convert("RGBA").convert("RGBa")  # premultiplied: colours of clear pixels stay out of their neighbours
-    clear = clear.resize((size[1], size[0]), Image.Resampling.LANCZOS).convert("RGBA")
+    clear = image.convert("RGBA")
+    if clear.size != (size[1], size[0]):  # premultiplied: colours of clear pixels stay out of their neighbours
+        clear = clear.convert("RGBa").resize((size[1], size[0]), Image.Resampling.LANCZOS).convert("RGBA")
     shown = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("L" if channels == 1 else "RGB")
     layers = [*shown.split(), *([clear.getchannel("A")] if channels == WITH_ALPHA else [])]
     return to_unit(torch.stack([torch.from_numpy(np.array(layer)) for layer in layers])[None])

@@ -15,8 +15,10 @@ from typing import Any
 
 from sfumato.diffusion.prediction import Prediction
 from sfumato.errors import InputError
+from sfumato.interop import diffusers_config
 from sfumato.interop.cards import CARDS, Card, find_card
 from sfumato.interop.checkpoint import Checkpoint
+from sfumato.interop.folder_schedules import scheduler_of
 from sfumato.interop.folders import Part
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Recognised
@@ -185,7 +187,7 @@ def _of_yaml(yaml: ReleasedYaml) -> Facts:
 def _of_folder(checkpoint: Checkpoint) -> Facts:
     """Of the U-Net, the scheduler and the autoencoder. Raises `InputError` for a schedule of no published kind."""
     by_part = {component.part: component.config for component in checkpoint.components.values()}
-    scheduler, stage = by_part.get(Part.scheduler, {}), by_part.get(Part.first_stage, {})
+    scheduler, stage = scheduler_of(checkpoint), by_part.get(Part.first_stage, {})
     said = str(scheduler.get("prediction_type", "epsilon"))
     if said not in _DIFFUSERS or scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear":
         kind = f"{scheduler.get('beta_schedule')}, {said}"
@@ -198,7 +200,7 @@ def _of_folder(checkpoint: Checkpoint) -> Facts:
         prediction=_DIFFUSERS[said] if scheduler else None,
         betas=None if start is None or end is None else (start, end),
         side=side if type(side) is int and side > 0 else None,
-        scale_factor=None if "num_vq_embeddings" in stage else _number(stage.get("scaling_factor")),
+        scale_factor=_number(diffusers_config.scaling_factor(stage)),
         zero_snr=bool(scheduler.get("rescale_betas_zero_snr")),
     )
 

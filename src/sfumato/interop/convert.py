@@ -18,7 +18,7 @@ from sfumato.interop.assign import MOST_SHOWN, assign
 from sfumato.interop.cards import Card
 from sfumato.interop.ema import Weights
 from sfumato.interop.export import single_file
-from sfumato.interop.export_folder import folder_parts, write_parts
+from sfumato.interop.export_folder import folder_notes, folder_parts, write_parts
 from sfumato.interop.index import Held
 from sfumato.interop.load import load_published
 from sfumato.interop.lora import read_lora
@@ -87,12 +87,17 @@ def write_single_file(loaded: LoadedModel, target: Path, storage: Storage | None
     write_tensors(target, tensors, notes)
 
 
-def write_folder(loaded: LoadedModel, target: Path, storage: Storage | None = None) -> None:
-    """Write a diffusers folder. Raises `InputError` for int8, or a model that no pipeline there can express."""
+def write_folder(loaded: LoadedModel, target: Path, storage: Storage | None = None) -> tuple[str, ...]:
+    """Write a diffusers folder; returns what its user must know, if anything.
+
+    Raises `InputError` for int8, or a model that no pipeline there can express.
+    """
     _no_int8(storage)
-    pipeline, parts, own = folder_parts(loaded.config, loaded.model.state_dict())
+    tokenizer = getattr(loaded.model.conditioner, "tokenizer_json", None)
+    pipeline, parts, own = folder_parts(loaded.config, loaded.model.state_dict(), None if tokenizer is None else tokenizer())
     with new_directory(target) as folder:
         write_parts(folder, pipeline, parts, own, storage)
+    return folder_notes(loaded.config)
 
 
 def _no_int8(storage: Storage | None) -> None:

@@ -19,6 +19,7 @@ from sfumato.interop.compvis import check_norms, parameter_shapes
 from sfumato.interop.keys import Joint, KeyMap
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNet, UNetConfig
+from sfumato.nn.layers import num_groups
 
 _BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2"}
 _TIME_BLOCK = _BLOCK | {"time": "time_emb_proj", "skip": "conv_shortcut"}
@@ -63,7 +64,7 @@ def first_stage_keys(config: KLConfig | VQConfig) -> KeyMap:
     Raises `InputError` for an autoencoder that the classes cannot express.
     """
     network = config.network
-    check_norms("autoencoder", [network.channels, *network.widths()], network.norm_groups)
+    norm_groups(network)
     _check_first(network.multipliers)
     if isinstance(config, KLConfig) and config.embed_channels not in (0, network.latent_channels):
         raise InputError(
@@ -75,6 +76,17 @@ def first_stage_keys(config: KLConfig | VQConfig) -> KeyMap:
     places = dict(_autoencoder_places(network))
     matrix = re.compile(r".*\.(q|k|v|proj_out)\.weight")
     return KeyMap({name: _translate(name, places) for name in names}, {n: 2 for n in names if matrix.fullmatch(n)})
+
+
+def norm_groups(config: AutoencoderConfig) -> int:
+    """Groups of all norms of an autoencoder. Raises `InputError` where wide levels have more than narrow ones."""
+    counts = sorted({num_groups(width, config.norm_groups) for width in (config.channels, *config.widths())})
+    if len(counts) > 1:
+        raise InputError(
+            f"an autoencoder with norms of {counts[0]} and of {counts[-1]} groups has no form in diffusers, where all have as "
+            "many; keep the native form."
+        )
+    return counts[0]
 
 
 def today(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
-from sfumato.interop.diffusers import head_width
+from sfumato.interop.diffusers import head_width, norm_groups
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
 
 TEXT_TIME = "text_time"
 SDXL_TIME_CHANNELS = 256
+VQ_DEFAULT_FACTOR = 0.18215
+MAX_LEVELS = 16
 _UNET_FIXED = {
     "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "mid_block_type": "UNetMidBlock2DCrossAttn",
     "mid_block_scale_factor": 1, "downsample_padding": 1, "act_fn": "silu", "norm_num_groups": 32, "norm_eps": 1e-5,
@@ -36,8 +38,8 @@ _PLAIN_UNET_FIXED = {
     "norm_eps": 1e-5, "resnet_time_scale_shift": "default", "add_attention": True, "class_embed_type": None,
 }  # fmt: skip
 CONDITIONED, PLAIN = "UNet2DConditionModel", "UNet2DModel"
-_FIRST_STAGE_FIXED = {"act_fn": "silu", "norm_num_groups": 32, "norm_type": "group", "lookup_from_codebook": False,
-                      "use_quant_conv": True, "use_post_quant_conv": True}  # fmt: skip
+_FIRST_STAGE_FIXED = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False, "use_quant_conv": True,
+                      "use_post_quant_conv": True}  # fmt: skip
 
 
 def is_text_time(settings: Mapping[str, Any]) -> bool:
@@ -150,6 +152,8 @@ def _plain_config(settings: Mapping[str, Any]) -> UNetConfig:
     up = _by_level(settings, "up_block_types", levels, ("AttnUpBlock2D",) * 3 + ("UpBlock2D",))
     attended = _attended(PLAIN, down, up, ("DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"))
     width, classes = settings.get("attention_head_dim", 8), settings.get("num_class_embeds")
+    if width is not None and int(width) < 1:
+        raise _refused(PLAIN, "attention_head_dim", width, "a number from 1, or null")
     out_channels = int(settings.get("out_channels", 3))
     return UNetConfig(
         in_channels=out_channels,
@@ -175,7 +179,7 @@ def first_stage_settings(config: KLConfig | VQConfig) -> dict[str, Any]:
         "block_out_channels": net.widths(),
         "layers_per_block": net.num_res_blocks,
         "latent_channels": net.latent_channels,
-        "norm_num_groups": net.norm_groups,
+        "norm_num_groups": norm_groups(net),
         "down_block_types": ["AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in attended],
         "up_block_types": ["AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(attended)],
         "mid_block_add_attention": net.mid_attention,
@@ -183,6 +187,16 @@ def first_stage_settings(config: KLConfig | VQConfig) -> dict[str, Any]:
     if isinstance(config, VQConfig):
         settings |= {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.embed_channels or net.latent_channels}
     return settings
+
+
+def scaling_factor(settings: Mapping[str, Any]) -> Any:
+    """The scale factor that an autoencoder's settings state, None where they state none.
+
+    A VQModel's default says nothing: the published VQ models have a scale of 1 and folders without it, or with the default
+    that a newer release wrote (diffusers, issue 6725).
+    """
+    said = settings.get("scaling_factor")
+    return None if "num_vq_embeddings" in settings and said == VQ_DEFAULT_FACTOR else said
 
 
 def first_stage_config(settings: Mapping[str, Any]) -> KLConfig | VQConfig:
@@ -215,6 +229,7 @@ def first_stage_config(settings: Mapping[str, Any]) -> KLConfig | VQConfig:
         mid_attention=bool(settings.get("mid_block_add_attention", True)),
         latent_channels=latent,
         double_moments=not vq,
+        norm_groups=_one(settings, "norm_num_groups", 32),
     )
     if not vq:
         return KLConfig(network)
@@ -235,6 +250,8 @@ def _attended(name: str, down: tuple[Any, ...], up: tuple[Any, ...], kinds: tupl
 
 def _heads(widths: tuple[int, ...], heads: list[int], attended: list[bool]) -> tuple[int | None, int | None]:
     """(width of a head, None) or (None, number of heads): whichever is the same at all levels that have attention."""
+    if min(heads) < 1:
+        raise _refused(CONDITIONED, "attention_head_dim", heads, "numbers from 1")
     used = [level for level in range(len(widths)) if attended[level]] or [len(widths) - 1]
     used = sorted({*used, len(widths) - 1})
     if len({heads[level] for level in used}) == 1:
@@ -275,7 +292,9 @@ def _by_level(settings: Mapping[str, Any], key: str, levels: int, default: Any) 
 def _whole_numbers(settings: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
     value = settings.get(key, default)
     if not isinstance(value, list | tuple) or not value or not all(type(item) is int and item > 0 for item in value):
-        raise InputError(f"{key} is {value!r}: expected a list of whole numbers from 1.")
+        raise InputError(f"{key} is {str(value)[:80]}: expected a list of whole numbers from 1.")
+    if len(value) > MAX_LEVELS:
+        raise InputError(f"{key} has {len(value)} levels: expected {MAX_LEVELS} at most.")
     return tuple(value)
 
 

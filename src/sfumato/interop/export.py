@@ -4,8 +4,9 @@
     first_stage.*              -> first_stage_model.*, its statistics as scale_factor
     conditioner.*              -> cond_stage_model.*, conditioner.embedders.*, embedder.*
 
-Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The prediction is
-noted as `modelspec.prediction_type`.
+Stable Diffusion 2's text tower may be without its last layer and its projection, as diffusers folders hold it: nothing uses
+them. Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The
+prediction is noted as `modelspec.prediction_type`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sfumato.build import ConditionerConfig, ModelConfig
 from sfumato.conditioners.checkpoint import to_checkpoint
-from sfumato.conditioners.clip_text import ClipTextsConfig
+from sfumato.conditioners.clip_text import VIT_H, ClipTextsConfig
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.conditioners.image_embedding import ImageEmbeddingConfig
 from sfumato.conditioners.label import LabelConfig
@@ -30,6 +31,7 @@ from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis
 from sfumato.interop.scale import with_one_scale
 from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
 
 PREDICTIONS = {Prediction.eps: "epsilon", Prediction.v: "v"}
 OUR_CONDITIONER = "conditioner."
@@ -50,18 +52,28 @@ def single_file(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[
     tensors = compvis.model_keys(unet, stage).to_theirs(own)
     tensors |= to_checkpoint(config.conditioner, behind(state, OUR_CONDITIONER))
     tensors[compvis.SCALE_FACTOR] = stored_factor(factor)
-    return tensors, {"modelspec.prediction_type": PREDICTIONS[config.prior.prediction]}
+    return tensors, {"modelspec.prediction_type": PREDICTIONS[diffusion_of(config).prediction]}
+
+
+def diffusion_of(config: ModelConfig) -> DiffusionConfig:
+    """The prior's config. Raises `InputError` for a prior of another kind, which no published model has."""
+    if not isinstance(config.prior, DiffusionConfig):
+        raise InputError(
+            f"a prior of the kind {config.prior.kind} has no published form, only diffusion has; keep the native form."
+        )
+    return config.prior
 
 
 def published_networks(config: ModelConfig) -> tuple[UNetConfig, KLConfig | VQConfig]:
     """U-Net and first stage. Raises `InputError` for networks, predictions and schedules that no published model has."""
-    unet, stage, schedule = config.prior.network, config.first_stage, config.prior.schedule
+    prior, stage = diffusion_of(config), config.first_stage
+    unet, schedule = prior.network, prior.schedule
     if not isinstance(unet, UNetConfig):
         raise InputError(f"a denoiser of the kind {unet.kind} has no published form, only U-Nets have; keep the native form.")
     if not isinstance(stage, KLConfig | VQConfig):
         raise InputError(f"a first stage of the kind {stage.kind} has no published form, only kl and vq; keep the native form.")
-    if config.prior.prediction not in PREDICTIONS:
-        raise InputError(f"the prediction {config.prior.prediction.value} has no published form, only eps and v have.")
+    if prior.prediction not in PREDICTIONS:
+        raise InputError(f"the prediction {prior.prediction.value} has no published form, only eps and v have.")
     if schedule.name is not ScheduleName.scaled_linear or schedule.num_steps != 1000:
         said = f"{schedule.name.value} of {schedule.num_steps} steps"
         raise InputError(f"the schedule {said} has no published form, only scaled_linear of 1000 steps has.")
@@ -96,10 +108,10 @@ def _check_part(config: ConditionerConfig, state: Mapping[str, Tensor]) -> None:
         raise InputError(f"a conditioner of the kind {config.kind} has no published form; keep the native form.")
     if isinstance(config, ClipTextsConfig):
         for tower in config.towers:
-            if tower.pad == "zero" and (tower.skip == 0 or tower.projection is None):
+            if tower.pad == "zero" and tower.skip == 0 and tower.layers >= VIT_H.layers:
                 raise InputError(
-                    "the text tower has lost its last layer or its projection, which the authors' files hold; "
-                    "begin with a single file, or keep the native or the diffusers form."
+                    f"the text tower is read to its layer {tower.layers}, which readers of the authors' files leave out; "
+                    "keep the native or the diffusers form."
                 )
     if isinstance(config, ImageEmbeddingConfig):
         mean, std = (next(v for n, v in state.items() if n.startswith(OUR_CONDITIONER) and n.endswith(e)) for e in _STATISTICS)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sfumato.conditioners.wordpiece import read_vocabulary
 from sfumato.errors import InputError
 from sfumato.interop.index import TensorIndex
 from sfumato.interop.rebuild import shown
@@ -46,6 +47,7 @@ _SCHEDULERS = (
     "DDIM DDPM PNDM LMSDiscrete EulerDiscrete EulerAncestralDiscrete HeunDiscrete DPMSolverMultistep DPMSolverSinglestep "
     "DEISMultistep UniPCMultistep KDPM2Discrete KDPM2AncestralDiscrete EDMEuler EDMDPMSolverMultistep LCM TCD SASolver"
 )
+_PROCESSORS = ("", "Fast", "Pil")  # the same, by what it is made with; folders name whichever was there
 #: Library and class -> what it is for. A model of another class is refused.
 CLASSES: Final[Mapping[tuple[str, str], Part]] = {
     ("diffusers", "UNet2DConditionModel"): Part.denoiser,
@@ -62,15 +64,14 @@ CLASSES: Final[Mapping[tuple[str, str], Part]] = {
     ("transformers", "CLIPTokenizerFast"): Part.tokenizer,
     ("transformers", "BertTokenizer"): Part.tokenizer,
     ("transformers", "BertTokenizerFast"): Part.tokenizer,
-    ("transformers", "CLIPImageProcessor"): Part.processor,
     ("transformers", "CLIPFeatureExtractor"): Part.processor,
-    ("transformers", "DPTImageProcessor"): Part.processor,
     ("transformers", "DPTFeatureExtractor"): Part.processor,
     ("stable_diffusion", "StableDiffusionSafetyChecker"): Part.ignored,
+    **{("transformers", f"{name}ImageProcessor{kind}"): Part.processor for name in ("CLIP", "DPT") for kind in _PROCESSORS},
     **{("diffusers", f"{name}Scheduler"): Part.scheduler for name in _SCHEDULERS.split()},
 }
 _WITH_WEIGHTS = {
-    Part.denoiser, Part.first_stage, Part.text_encoder, Part.image_encoder, Part.depth_estimator, Part.noise_augmentation,
+    Part.denoiser, Part.first_stage, Part.text_encoder, Part.image_encoder, Part.noise_augmentation,
 }  # fmt: skip
 _LIBRARIES = {  # where releases have put the same class
     "latent_diffusion": "latent_diffusion", "stable_diffusion": "stable_diffusion", "diffusers": "diffusers",
@@ -82,7 +83,8 @@ _LIBRARIES = {  # where releases have put the same class
 
 @dataclass(frozen=True)
 class Component:
-    """One part of a pipeline. `config`: its config.json (a scheduler's own); `index`: None for parts without weights."""
+    """One part of a pipeline. `config`: its config.json (a scheduler's own); `index`: None for parts without weights, and for
+    a depth estimator, which nothing here runs. `words`: of BERT's tokenizer, in the order of their ids."""
 
     name: str
     part: Part
@@ -90,6 +92,7 @@ class Component:
     directory: Path
     config: Mapping[str, Any]
     index: TensorIndex | None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,22 @@ def _component(inside: _Inside, name: str, part: Part, class_name: str, read_fil
     files = _CONFIGS.get(part, (CONFIG,))
     config = next((inside.json(f"{name}/{file}") for file in files if inside.find(f"{name}/{file}") is not None), {})
     index = _weights(inside, name, read_file, variant) if part in _WITH_WEIGHTS else None
-    return Component(name, part, class_name, inside.root / name, config, index)
+    words = _words(inside, name) if part is Part.tokenizer and class_name.startswith("Bert") else ()
+    return Component(name, part, class_name, inside.root / name, config, index, words)
+
+
+def _words(inside: _Inside, folder: str) -> tuple[str, ...]:
+    """BERT's vocabulary: vocab.txt, or the table in tokenizer.json that newer releases write in its place."""
+    plain = inside.find(f"{folder}/vocab.txt")
+    if plain is not None:
+        return tuple(read_vocabulary(plain))
+    if inside.find(f"{folder}/tokenizer.json") is None:
+        return ()
+    model = inside.json(f"{folder}/tokenizer.json").get("model")
+    table = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(table, dict) or sorted(map(repr, table.values())) != sorted(map(repr, range(len(table)))):
+        raise InputError(f"{inside.root / folder / 'tokenizer.json'} has no vocabulary (word -> id from 0); get it again.")
+    return tuple(sorted(table, key=table.__getitem__))
 
 
 _CONFIGS = {
@@ -176,7 +194,7 @@ _CONFIGS = {
 }
 _NAMES = {  # what a single model's folder is called in a pipeline
     Part.denoiser: "unet", Part.first_stage: "vae", Part.text_encoder: "text_encoder", Part.image_encoder: "image_encoder",
-    Part.depth_estimator: "depth_estimator", Part.noise_augmentation: "image_normalizer",
+    Part.noise_augmentation: "image_normalizer",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from sfumato.interop.folders import CONFIG, MODEL_INDEX, VARIANTS
 from sfumato.interop.keys import MOST_SHOWN
 from sfumato.interop.lora import ADAPTER_CONFIG, FOLDER_FILES
 
-UNREAD = ("safety_checker",)
+UNREAD = ("safety_checker", "depth_estimator")
 """Components that no reader opens."""
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-+ ()]{0,200}", re.ASCII)
 _STEMS = {"safetensors": ("diffusion_pytorch_model", "model"), "bin": ("diffusion_pytorch_model", "pytorch_model")}

@@ -17,6 +17,7 @@ from sfumato.interop import compvis, diffusers_config
 from sfumato.interop.cards import CARDS, Card
 from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import candidates, stated
+from sfumato.interop.folder_schedules import scheduler_of
 from sfumato.interop.folders import Part
 from sfumato.interop.index import TensorIndex
 from sfumato.interop.load import conditioner_in, conditioner_places, recognise_checkpoint, scale_buffer
@@ -234,8 +235,10 @@ def _of_folder(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
     if wants and checkpoint.pipeline is not None and not kinds.intersection(_ENCODERS):
         oddities.append("no text encoder.")
     facts = _of_cards(replace(facts, portions=tuple(portions)), cards)
-    scheduler = next((c.config for c in checkpoint.components.values() if c.part is Part.scheduler), None)
-    if scheduler is not None and isinstance(scheduler.get("prediction_type"), str):
+    if Part.depth_estimator in kinds:
+        oddities.append("its depth estimator is not read: depth maps are given with the prompt.")
+    scheduler = scheduler_of(checkpoint)
+    if isinstance(scheduler.get("prediction_type"), str):
         facts = replace(facts, prediction={"epsilon": "eps", "v_prediction": "v"}.get(scheduler["prediction_type"], "other"))
     return replace(facts, oddities=tuple(oddities))
 
@@ -251,7 +254,7 @@ def _folder_cards(checkpoint: Checkpoint) -> tuple[list[Card], str | None]:
         first = None if stage is None else diffusers_config.first_stage_config(stage.config)
     except (InputError, ValueError, TypeError, KeyError) as error:
         return [], f"a part has no form here: {' '.join(str(error).split())}"
-    scheduler = next((c.config for c in checkpoint.components.values() if c.part is Part.scheduler), {})
+    scheduler = scheduler_of(checkpoint)
     said = {"epsilon": "eps", "v_prediction": "v"}.get(str(scheduler.get("prediction_type")))
     alike = [c for c in CARDS if without_heads(c.unet) == config and first in (None, c.first_stage)]
     fitting = [card for card in alike if said in (None, card.prior.prediction.value)] or alike

@@ -18,6 +18,7 @@ from torch import nn
 
 from sfumato.build import ConditionerConfig, ModelConfig, build_first_stage, build_model
 from sfumato.conditioners.checkpoint import PREFIXES, SDXL, STAGE, VISION, Statistics, from_checkpoint
+from sfumato.conditioners.clip_text import ClipTextsConfig, with_layers
 from sfumato.conditioners.compose import TEXT, CompositeConfig
 from sfumato.conditioners.keys import OPENCLIP_UNUSED
 from sfumato.conditioners.wordpiece import bert_tokenizer, read_vocabulary
@@ -70,7 +71,7 @@ def load_published(
 
     Weights become `dtype`, statistics stay in fp32; with None every tensor stays of the file's own type.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
-    open. vocabulary: BERT's vocab.txt, for the models that read words with it; else it is looked for in the hub's cache.
+    open. vocabulary: BERT's vocab.txt, for the models that read words with it; else a folder's own, else the hub's cache's.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
@@ -79,7 +80,8 @@ def load_published(
     chosen, tensors = (_of_folder if is_folder else _of_file)(checkpoint, weights, card, embeddings)
     config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
     tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
-    tokenizer = None if vocabulary is None else bert_tokenizer(read_vocabulary(vocabulary)).to_str()
+    words = folder_words(checkpoint) if vocabulary is None else read_vocabulary(vocabulary)
+    tokenizer = bert_tokenizer(words).to_str() if words else None
     with torch.device("meta"):
         model = build_model(config, tokenizer)
     number_positions(model)
@@ -107,6 +109,11 @@ def _of_folder(
     if embeddings is not None:
         raise InputError(f"{checkpoint.path} is a folder, which holds the statistics of embeddings itself; leave them out.")
     return read_folder_model(checkpoint, card)
+
+
+def folder_words(checkpoint: Checkpoint) -> list[str]:
+    """The words of a folder's BERT tokenizer, if it has one."""
+    return next((list(part.words) for part in checkpoint.components.values() if part.words), [])
 
 
 def load_first_stage(
@@ -144,12 +151,35 @@ def recognise_checkpoint(checkpoint: Checkpoint) -> Recognised:
 
 
 def conditioner_in(card: Card, names: Mapping[str, Any]) -> ConditionerConfig:
-    """The card's conditioner; a retrieval model's without the text tower, which was published apart from it."""
+    """The card's conditioner; a retrieval model's without the text tower, which was published apart from it, and an OpenCLIP
+    tower without a last layer and a projection that nothing uses, where the file has none (it was a diffusers folder)."""
     config = card.conditioner
-    if card.task is Task.retrieval and isinstance(config, CompositeConfig) and not any(n.startswith(STAGE) for n in names):
+    if not isinstance(config, CompositeConfig):
+        return _shorter(config, names) if isinstance(config, ClipTextsConfig) else config
+    if card.task is Task.retrieval and not any(n.startswith(STAGE) for n in names):
         rest = tuple(part for part in config.parts if part.name != TEXT)
         return rest[0].conditioner if len(rest) == 1 else replace(config, parts=rest)
-    return config
+    parts = (
+        replace(part, conditioner=_shorter(part.conditioner, names)) if isinstance(part.conditioner, ClipTextsConfig) else part
+        for part in config.parts
+    )
+    return replace(config, parts=tuple(parts))
+
+
+def _shorter(config: ClipTextsConfig, names: Mapping[str, Any]) -> ClipTextsConfig:
+    """Of towers behind `STAGE`, whose context is all that is used of them."""
+    (tower, *others), prefix = config.towers, STAGE + "model."
+    if others or tower.pad != "zero" or config.vector or config.context != "tokens":
+        return config
+    layers = {name.removeprefix(_LAYERS).split(".")[0] for name in names if name.startswith(_LAYERS)}
+    if tower.final_norm and tower.layers - tower.skip <= len(layers) < tower.layers:
+        tower = with_layers(tower, len(layers))
+    if layers and prefix + "text_projection" not in names:
+        tower = replace(tower, projection=None)
+    return replace(config, towers=(tower,))
+
+
+_LAYERS = STAGE + "model.transformer.resblocks."
 
 
 def scale_factor_of(checkpoint: Checkpoint, card: Card) -> float:

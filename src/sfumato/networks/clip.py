@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 END_ID = 49407
+Activation = Literal["quick_gelu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ClipTextConfig:
     dim: int = 768
     layers: int = 12
     heads: int = 12
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    activation: Activation = "quick_gelu"
     projection: int | None = None
     skip: int = 0
     final_norm: bool = True
@@ -61,7 +62,7 @@ class ClipVisionConfig:
     layers: int = 32
     heads: int = 16
     hidden: int = 5120
-    activation: Literal["quick_gelu", "gelu"] = "gelu"
+    activation: Activation = "gelu"
     projection: int = 1024
     patch: int = 14
     size: int = 224

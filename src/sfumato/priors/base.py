@@ -41,6 +41,11 @@ class Prior(nn.Module, ABC, Generic[S]):
 
     latent: Latent
 
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """What does the work, the part that is worth compiling."""
+
     @abstractmethod
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
         """Training loss of clean latents z (B, ...), averaged over the batch."""

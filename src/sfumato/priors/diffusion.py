@@ -108,6 +108,11 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         self.latent = latent
         self.denoiser = Denoiser(build_network(config.network), make_schedule(config.schedule), config.prediction)
 
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+        return self.denoiser.network
+
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
         """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions."""
         config, denoiser = self.config, self.denoiser

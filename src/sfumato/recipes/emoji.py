@@ -29,6 +29,7 @@ def emoji() -> RunConfig:
     conditioner = TextConfig(dim=192, depth=3, heads=3, head_channels=64, length=32, vocabulary=4096, vector_dim=192)
     base = _emoji("emoji", _AUTOENCODER, network, conditioner)
     train = dataclasses.replace(base.prior.train, optimizer="muon", learning_rate=5e-3, steps=17_000, ema_decay=0.999)
+    assert isinstance(base.prior.model, DiffusionConfig)
     model = dataclasses.replace(base.prior.model, time_sampling=TimeSampling.stratified)
     prior = dataclasses.replace(base.prior, train=train, model=model)
     return dataclasses.replace(base, prior=prior, storage=Storage.int8)

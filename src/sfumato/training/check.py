@@ -11,14 +11,16 @@ from sfumato.first_stages.kl import KLConfig
 from sfumato.io.pretrained import find_model
 from sfumato.networks.patchgan import PatchGANConfig
 from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.training.config import FirstStageLossConfig, RunConfig
+from sfumato.training.fit import latent_factor
 from sfumato.training.sampler import settings_of
 
 
 def check(config: RunConfig) -> None:
     """Raises `InputError` for the first part of a resolved config that does not go with another."""
     size, first, prior = config.data.size, config.first_stage, config.prior.model
-    factor = first.model.network.factor if isinstance(first.model, KLConfig) else 1
+    factor = latent_factor(first.model)
     whole = factor * prior.network.factor
     if size % whole:
         raise InputError(
@@ -30,7 +32,7 @@ def check(config: RunConfig) -> None:
             f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
             "training; set it to null."
         )
-    if isinstance(first.model, KLConfig):
+    if isinstance(first.model, KLConfig) and not first.frozen:
         _check_loss(first.loss, size)
     for name, source in (("first_stage.init", first.init), ("prior.init", config.prior.init)):
         if source and not (name == "first_stage.init" and Path(source).is_file()):
@@ -39,7 +41,8 @@ def check(config: RunConfig) -> None:
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
     settings = settings_of(config.sampling)
-    times(settings.spacing or settings.sampler.spacing, make_schedule(prior.schedule), settings.num_steps)
+    if isinstance(prior, DiffusionConfig):
+        times(settings.spacing or settings.sampler.spacing, make_schedule(prior.schedule), settings.num_steps)
 
 
 def _check_loss(loss: FirstStageLossConfig, size: int) -> None:

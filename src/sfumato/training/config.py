@@ -24,7 +24,8 @@ MAX_STEPS, MAX_BATCH_SIZE = 10**9, 2**16  # more is a slip of the finger
 class DataConfig:
     """How pictures are read. `size`: side in pixels after resizing; `flip`: mirror half of the training pictures.
 
-    `channels`: 1 grey, 3 RGB, 4 with transparency (laid on white, and alpha); the first stage follows.
+    `channels`: 1 grey, 3 RGB, 4 with transparency (laid on white, and alpha); the first stage follows. `where`: FIELD=VALUE
+    of the metadata that pictures must have. `label`: the metadata field that is a picture's class.
     """
 
     size: int = 256
@@ -33,8 +34,13 @@ class DataConfig:
     crop: Literal["center", "pad"] = "center"
     flip: bool = False
     max_bad_fraction: float = 0.01
+    where: tuple[str, ...] = ()
+    label: str = "label"
 
     def __post_init__(self) -> None:
+        wrong = next((item for item in self.where if not item.partition("=")[1] or not item.partition("=")[0]), None)
+        if wrong is not None:
+            raise InputError(f"data.where has {shorten(wrong)}: expected FIELD=VALUE, such as style=noto.")
         _at_least(self, 1, "size", "channels")
         _at_most(self, MAX_SIDE, "size")
 
@@ -125,12 +131,14 @@ class FirstStageRun:
     """Stage 1: the first stage, its loss and its optimization.
 
     `init`: weights to begin from, with a fresh optimizer: a model directory, or a run's first_stage.safetensors.
+    `frozen`: a model or run whose first stage is taken as it is, with its unit scale: nothing is trained here.
     """
 
     model: FirstStageConfig
     loss: FirstStageLossConfig = field(default_factory=FirstStageLossConfig)
     train: OptimConfig = field(default_factory=OptimConfig)
     init: str = ""
+    frozen: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ class PriorRun:
     """Stage 2: the prior and the conditioner, trained jointly.
 
     `dropout`: share of conditions replaced by null. `condition`: what pictures are conditioned on; "auto" takes
-    captions where the data has them, else classes, else nothing. The conditioner is then adapted to the data.
+    captions where the data has them, else classes, else nothing; "given" takes the conditioner's own kind, as every
+    kind but those three does. The conditioner is then adapted to the data.
     `init`: a model directory to begin from, with a fresh optimizer; its first stage has to be this run's.
     `balance_by`: a metadata field; of its values, one with n pictures is drawn n^(1 - balance) times as often as one
     with a single picture: at 0 as often as its pictures come, at 1 all values alike. Empty: every picture once an epoch.
@@ -146,7 +155,7 @@ class PriorRun:
 
     model: PriorConfig
     conditioner: TrainedConditionerConfig
-    condition: Literal["auto", "text", "class", "none"] = "auto"
+    condition: Literal["auto", "text", "class", "none", "given"] = "auto"
     train: OptimConfig = field(default_factory=OptimConfig)
     dropout: float = 0.1
     init: str = ""

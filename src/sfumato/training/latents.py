@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.alpha import on_white
+from sfumato.conditioners.base import Prepared
 from sfumato.data.order import batch_indices
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.weights import read_weights, save_weights
+from sfumato.training.conditions import ConditionSource
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,8 @@ def normalize(first_stage: FirstStage, moments: Moments, small: Tensor) -> dict[
 class LatentSource:
     """Batches of unit latents and prepared conditions, as functions of the step; all of it on the device.
 
-    `prepared` (N, V, ...) holds V variants of each picture's condition, `num_variants` (N,) how many of them count.
-    With `flipped`, moments of the mirrored pictures, half of the draws take those. `weights` (N,) says how often each
-    picture is drawn, with replacement; None is every picture once an epoch.
+    `conditions` says what each picture is told. With `flipped`, moments of the mirrored pictures, half of the draws take
+    those. `weights` (N,) says how often each picture is drawn, with replacement; None is every picture once an epoch.
     """
 
     def __init__(
@@ -103,8 +104,7 @@ class LatentSource:
         moments: Moments,
         flipped: Moments | None,
         scale: tuple[Tensor, Tensor],
-        prepared: Tensor,
-        num_variants: Tensor,
+        conditions: ConditionSource,
         device: torch.device,
         seed: int,
         weights: Tensor | None = None,
@@ -115,13 +115,13 @@ class LatentSource:
         logs = [m.log_variance for m in self.sides if m.log_variance is not None]
         self.log_variance = torch.stack(logs).to(device) if logs else None
         self.shift, self.scale = (s.to(device).view(-1, 1, 1) for s in scale)
-        self.prepared, self.num_variants = prepared.to(device), num_variants.to(device)
+        self.conditions = conditions
         self.device, self.seed = device, seed
 
     def __len__(self) -> int:
         return self.mean.shape[1]
 
-    def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Prepared]:
         """Latent samples (B, C, h, w) in unit scale, fp32, and their prepared conditions (B, ...)."""
         if self.weights is None:
             index = batch_indices(len(self), batch_size, self.seed, step).to(self.device)
@@ -132,9 +132,7 @@ class LatentSource:
         if self.log_variance is not None:
             eps = torch.randn(z.shape, generator=rng, device=self.device)
             z = z + torch.exp(0.5 * self.log_variance[side, index].float()) * eps
-        chance = torch.rand(batch_size, generator=rng, device=self.device)
-        variant = (chance * self.num_variants[index]).long()
-        return (z - self.shift) / self.scale, self.prepared[index, variant]
+        return (z - self.shift) / self.scale, self.conditions.batch(index, side, rng)
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,8 @@ class Cached:
         return Cached(moments[0], moments[1] if len(moments) > 1 else None, shift, std)
 
     def source(
-        self, prepared: Tensor, num_variants: Tensor, device: torch.device, seed: int, weights: Tensor | None = None
+        self, conditions: ConditionSource, device: torch.device, seed: int, weights: Tensor | None = None
     ) -> LatentSource:
-        """Batches of these latents with their prepared conditions."""
+        """Batches of these latents with their pictures' conditions."""
         scale = (self.shift, self.scale)
-        return LatentSource(self.moments, self.flipped, scale, prepared, num_variants, device, seed, weights)
+        return LatentSource(self.moments, self.flipped, scale, conditions, device, seed, weights)

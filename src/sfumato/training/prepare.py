@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from sfumato.build import FirstStageConfig, TrainedConditionerConfig
-from sfumato.conditioners.base import Conditioner
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.none import NoneConfig
-from sfumato.conditioners.text import TextConfig, TextEncoder
+from sfumato.conditioners.text import TextConfig
+from sfumato.data.annotations import find_pictures_root
 from sfumato.data.audit import audit
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import ImageFolder, Record, scan
@@ -25,17 +25,22 @@ from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.generation.limits import shorten
 from sfumato.io.files import read_table, write_json
+from sfumato.training.beside import Beside
 from sfumato.training.config import DataConfig, RunConfig
+from sfumato.training.fit import Facts, fit, latent_channels, latent_factor, slots
+from sfumato.training.start import frozen_first_stage
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Training and held-out pictures and a summary of what the audit found."""
+    """Training and held-out pictures, a summary of what the audit found, and what stands beside the pictures."""
 
     train: ImageDataset
     held_out: ImageDataset
     summary: dict[str, Any]
+    beside: Beside
 
 
 def prepare_data(directory: Path, config: DataConfig, run: Path | None) -> Prepared:
@@ -43,20 +48,37 @@ def prepare_data(directory: Path, config: DataConfig, run: Path | None) -> Prepa
 
     A folder whose names, sizes and times have not changed since its last audit is not looked through again.
     """
-    folder = scan(directory)
+    folder = scan(find_pictures_root(directory))
     listing = _listing(folder)
     known = None if run is None else _last_audit(run / AUDIT)
     if known is None or known.get("listing") != listing or known.get("max_bad_fraction") != config.max_bad_fraction:
         known = _look_through(folder, listing, config, run)
     bad = {entry[0] for entry in known["bad"]}
-    records = [record for record in folder.records if record.name not in bad]
+    records = _chosen([record for record in folder.records if record.name not in bad], config)
     parts = split(records)
     classes = sorted({r.label for r in records if r.label is not None})
 
     def dataset(part: tuple[Record, ...]) -> ImageDataset:
         return ImageDataset(part, config.size, config.channels, config.background, config.crop, classes)
 
-    return Prepared(dataset(parts.train), dataset(parts.validation or parts.test), known)
+    return Prepared(dataset(parts.train), dataset(parts.validation or parts.test), known, Beside(directory))
+
+
+def _chosen(records: list[Record], config: DataConfig) -> list[Record]:
+    """The records that `where` lets through, with the classes that `label` names. Raises `InputError` for none."""
+    for item in config.where:
+        name, _, value = item.partition("=")
+        if not any(name in record.row for record in records):
+            raise unknown("metadata field", f"{name} of data.where", sorted({key for r in records for key in r.row}))
+        records = [record for record in records if str(record.row.get(name)) == value]
+        if not records:
+            raise InputError(f"data.where: no picture has {shorten(item)}.")
+    if config.label == DataConfig.label:
+        return records
+    if not any(config.label in record.row for record in records):
+        raise unknown("metadata field", f"{config.label} of data.label", sorted({key for r in records for key in r.row}))
+    values = [record.row.get(config.label) for record in records]
+    return [dataclasses.replace(r, label=None if v is None else str(v)) for r, v in zip(records, values, strict=True)]
 
 
 AUDIT = "audit/audit.json"
@@ -106,25 +128,39 @@ def adapt(config: RunConfig, prepared: Prepared) -> tuple[RunConfig, str | None]
 
     Returns the fitting config and the tokenizer's JSON, None without captions. Raises `InputError`.
     """
-    data, tokenizer = prepared.train, None
-    conditioner = choose_conditioner(config, data, by_folder=prepared.summary["convention"] == "classes")
-    if isinstance(conditioner, TextConfig):
-        captions = (caption for i in range(len(data)) for caption in data.captions(i))
-        learned = TextEncoder.learn_tokenizer(captions, conditioner.vocabulary)
-        conditioner = dataclasses.replace(conditioner, vocabulary=learned.get_vocab_size())
-        tokenizer = learned.to_str()
-    first_stage, model = with_channels(config.first_stage.model, config.data.channels), config.prior.model
-    channels = _latent_channels(first_stage)
-    context = conditioner.dim if isinstance(conditioner, TextConfig | LabelConfig) else None
-    vector = conditioner.vector_dim if isinstance(conditioner, TextConfig) else None
+    conditioner = choose_conditioner(config, prepared.train, by_folder=prepared.summary["convention"] == "classes")
+    first_stage, model = _first_stage(config), config.prior.model
+    channels = latent_channels(first_stage)
+    facts = Facts(prepared.train, prepared.beside, config.data.channels, config.data.size, latent_factor(first_stage), channels)
+    conditioner, tokenizer = fit(conditioner, facts)
+    slot = slots(conditioner, channels)
     network = dataclasses.replace(
-        model.network, in_channels=channels, out_channels=channels, context_dim=context, vector_dim=vector
+        model.network,
+        in_channels=channels,
+        out_channels=channels,
+        context_dim=slot.context,
+        vector_dim=slot.vector,
+        concat_channels=slot.concat,
     )
     prior = dataclasses.replace(
         config.prior, conditioner=conditioner, model=dataclasses.replace(model, network=network), condition=_name(conditioner)
     )
     first = dataclasses.replace(config.first_stage, model=first_stage)
     return dataclasses.replace(config, first_stage=first, prior=prior), tokenizer
+
+
+def _first_stage(config: RunConfig) -> FirstStageConfig:
+    """The first stage that is trained, or the frozen one as it is."""
+    source, channels = config.first_stage.frozen, config.data.channels
+    if not source:
+        return with_channels(config.first_stage.model, channels)
+    found = frozen_first_stage(source).config
+    own = found.image_channels if isinstance(found, IdentityConfig) else found.network.image_channels
+    if own != channels:
+        raise InputError(
+            f"data.channels is {channels}, and the first stage of {shorten(source)} has {own}; set data.channels={own}."
+        )
+    return found
 
 
 def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageConfig:
@@ -146,13 +182,7 @@ def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageCon
     return fitting
 
 
-def _latent_channels(first_stage: FirstStageConfig) -> int:
-    if isinstance(first_stage, IdentityConfig):
-        return first_stage.image_channels
-    return first_stage.embed_channels or first_stage.network.latent_channels
-
-
-def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "none"]:
+def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "none", "given"]:
     match conditioner:
         case TextConfig():
             return "text"
@@ -160,14 +190,19 @@ def _name(conditioner: TrainedConditionerConfig) -> Literal["text", "class", "no
             return "class"
         case NoneConfig():
             return "none"
+        case _:
+            return "given"
 
 
 def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -> TrainedConditionerConfig:
     """Text where there are captions, else classes, else nothing; or what `condition` asks for.
 
-    With classes `by_folder` the captions are only the folders' names, and "auto" takes the classes.
+    A conditioner of another kind than these, or `condition` "given", stays as it is. With classes `by_folder` the captions
+    are only the folders' names, and "auto" takes the classes.
     """
     wanted, given = config.prior.condition, config.prior.conditioner
+    if wanted == "given" or not isinstance(given, TextConfig | LabelConfig | NoneConfig):
+        return given
     captions = sum(bool(data.captions(i)[0]) for i in range(len(data)))
     names = data.classes
     if wanted == "text" and not captions:
@@ -186,16 +221,6 @@ def choose_conditioner(config: RunConfig, data: ImageDataset, by_folder: bool) -
     return NoneConfig()
 
 
-def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDataset) -> tuple[Tensor, Tensor]:
-    """Every picture's conditions (N, V, ...) and how many of its V variants count (N,)."""
-    inputs = [conditions_of(conditioner, data, i) for i in range(len(data))]
-    counts = torch.tensor([len(v) for v in inputs])
-    most = int(counts.max())
-    flat = [variants[min(k, len(variants) - 1)] for variants in inputs for k in range(most)]
-    prepared = conditioner.prepare(flat)
-    return prepared.unflatten(0, (len(data), most)), counts
-
-
 def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor | None:
     """How often each picture (N,) is drawn, summing to 1, for `balance_by` and `balance`; None for all alike.
 
@@ -211,11 +236,3 @@ def sampling_weights(data: ImageDataset, field: str, balance: float) -> Tensor |
     counts = Counter(names)
     weights = torch.tensor([counts[name] ** -balance for name in names], dtype=torch.float64)
     return (weights / weights.sum()).float()
-
-
-def conditions_of(conditioner: Conditioner[str, Tensor], data: ImageDataset, index: int) -> list[str]:
-    """The variants of one picture's input, at least one."""
-    if isinstance(conditioner, TextEncoder):
-        return list(data.captions(index))
-    label = data.label(index)
-    return ["" if label is None else data.classes[label]]

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from sfumato.build import ModelConfig, build_conditioner, build_first_stage, build_prior
+from sfumato.build import ModelConfig, build_conditioner, build_first_stage, build_prior, encoder_of
 from sfumato.config import to_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
@@ -35,14 +35,16 @@ from sfumato.training import latents, report
 from sfumato.training.card import card
 from sfumato.training.check import check
 from sfumato.training.config import OptimConfig, RunConfig
+from sfumato.training.fit import latent_factor
+from sfumato.training.inputs import condition_source, wants_pixels
 from sfumato.training.loop import Outcome, Trainer
 from sfumato.training.pixels import PixelSource, fits
-from sfumato.training.prepare import Prepared, adapt, prepare_data, prepared_conditions, sampling_weights
+from sfumato.training.prepare import Prepared, adapt, prepare_data, sampling_weights
 from sfumato.training.progress import Reporter
 from sfumato.training.sampler import SampleSheet
 from sfumato.training.signals import StopFlag
 from sfumato.training.stages import Stage, key
-from sfumato.training.start import start_first_stage, start_part
+from sfumato.training.start import Frozen, fill_frozen, frozen_first_stage, start_first_stage, start_part
 from sfumato.training.tasks.autoencoder import AutoencoderTask
 from sfumato.training.tasks.base import Task
 from sfumato.training.tasks.diffusion import DiffusionTask
@@ -65,16 +67,21 @@ class Run:
     device: torch.device
     stop: StopFlag
     quiet: bool = False
+    frozen: Frozen | None = None
 
-    def execute(self) -> Path:
-        """Do what is left; returns the model directory. Raises `Stopped` after saving when asked to stop."""
+    def execute(self, only_first_stage: bool = False) -> Path:
+        """Do what is left; returns the model directory, or the first stage's. Raises `Stopped` after saving if told to stop."""
         base = key(self.data.train.fingerprint(), self.config.data, self.config.seed)
         first, first_results, first_key = self._first_stage(base)
+        if only_first_stage:
+            return self.out / "first_stage"
         source, latent_key = self._latents(first, first_key)
         return self._prior(first, source, first_results, latent_key)
 
     def _first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
         part = self.config.first_stage
+        if part.frozen:
+            return self._frozen_first_stage(base)
         stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
         first = build_first_stage_seeded(self.config).to(self.device)
         if not isinstance(first, KLFirstStage):
@@ -86,6 +93,22 @@ class Run:
             results = self._train_first_stage(first, stage, weights)
         load_strictly(first, read_weights(weights), str(weights))
         return first.eval().requires_grad_(False), results, f"{stage.key}-{part.train.steps}"
+
+    def _frozen_first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
+        """The first stage of another model; its unit scale is measured only where that model has none."""
+        self.frozen = frozen_first_stage(self.config.first_stage.frozen)
+        first = build_first_stage_seeded(self.config)
+        fill_frozen(first, self.frozen)
+        first = first.to(self.device).eval().requires_grad_(False)
+        stage = Stage(self.out / "first_stage", key(base, "frozen", self.frozen.digest()))
+        stage.open()
+        results = stage.results()
+        if results is None:
+            numbers = _perfect()
+            if isinstance(first, KLFirstStage):
+                numbers = report.reconstruction_report(first, self._held_out_pixels(), self.device)
+            results = stage.finish({"steps": 0, "images_per_second": 0.0, "reconstruction": numbers})
+        return first, results, stage.key
 
     def _train_first_stage(self, first: KLFirstStage, stage: Stage, weights: Path) -> dict[str, Any]:
         part = self.config.first_stage
@@ -130,6 +153,8 @@ class Run:
                 moments.save(path)
                 if index == 0:
                     numbers = latents.normalize(first, moments, small)
+                    if self.frozen is not None and self.frozen.statistics:
+                        first.load_state_dict(dict(self.frozen.statistics), strict=False)
                     save_weights(scale, {k: v for k, v in first.state_dict().items() if k in ("shift", "scale", "preview")})
             stage.finish(numbers)
         own = read_weights(scale)
@@ -151,11 +176,20 @@ class Run:
             return target
         reporter = self._reporter(stage)
         torch.manual_seed(config.seed + 1)
-        conditioner = build_conditioner(part.conditioner, self.tokenizer)
+        conditioner = build_conditioner(part.conditioner, self.tokenizer, encoder_of(first))
         prior = build_prior(part.model, first)
-        prepared, counts = prepared_conditions(conditioner, self.data.train)
+        resident = self._resident() if wants_pixels(part.conditioner) else None
+        conditions = condition_source(
+            conditioner,
+            self.data.train,
+            self.data.beside,
+            self.device,
+            latent_factor(config.first_stage.model),
+            resident,
+            flip=config.data.flip,
+        )
         weights = sampling_weights(self.data.train, part.balance_by, part.balance)
-        source = cached.source(prepared, counts, self.device, config.seed, weights)
+        source = cached.source(conditions, self.device, config.seed, weights)
         if part.init:
             start_part(prior, part.init, "prior")
             start_part(conditioner, part.init, "conditioner")
@@ -165,7 +199,7 @@ class Run:
             trainer = self._trainer(task, part.train, stage, reporter)
             averaged = trainer.state.ema.modules if trainer.state.ema else task.modules()
             model = LatentModel(first, averaged["prior"], averaged["conditioner"], (config.data.size, config.data.size))  # type: ignore[arg-type]
-            samples = SampleSheet(model, config, self.data, self.device)
+            samples = SampleSheet(model, config, self.data, conditions, self.device)
 
             def on_sample(step: int) -> None:
                 page = samples.make()
@@ -266,22 +300,30 @@ def resolve(config: RunConfig, data: Path) -> tuple[RunConfig, Prepared]:
 
 def parameter_counts(config: RunConfig) -> dict[str, int]:
     """Trainable parameters of each part, counted without memory."""
-    from sfumato.conditioners.text import TextConfig, TextEncoder
+    from sfumato.conditioners.text import TextEncoder
 
     with torch.device("meta"):
         first = build_first_stage(config.first_stage.model)
         counts = {"first stage": _count(first), "prior": _count(build_prior(config.prior.model, first))}
     part = config.prior.conditioner
-    tokenizer = TextEncoder.learn_tokenizer(["a"], 300).to_str() if isinstance(part, TextConfig) else None
-    return counts | {"conditioner": _count(build_conditioner(part, tokenizer))}
+    tokenizer = TextEncoder.learn_tokenizer(["a"], 300).to_str()
+    return counts | {"conditioner": _count(build_conditioner(part, tokenizer, encoder_of(first)))}
 
 
 def train(
-    config: RunConfig, data: Path, out: Path, device: torch.device, *, minutes: float | None = None, quiet: bool = False
+    config: RunConfig,
+    data: Path,
+    out: Path,
+    device: torch.device,
+    *,
+    minutes: float | None = None,
+    quiet: bool = False,
+    only_first_stage: bool = False,
 ) -> Path:
     """Train both stages on the folder `data` in the folder `out`; returns the model directory.
 
-    Raises `Stopped` after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
+    With `only_first_stage`, the first stage's directory: other runs can take it (`first_stage.frozen`). Raises `Stopped`
+    after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
     """
     if out.resolve().is_relative_to(data.resolve()):
         raise InputError(f"--out {out} lies inside --data {data}, whose pictures it would join; give another folder.")
@@ -292,7 +334,7 @@ def train(
         if not quiet:
             print("\n".join(prepared.summary["lines"]), file=sys.stderr)
         write_json(out / "config.json", to_dict(resolved))
-        return Run(resolved, tokenizer, prepared, out, device, stop, quiet).execute()
+        return Run(resolved, tokenizer, prepared, out, device, stop, quiet).execute(only_first_stage)
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sfumato.conditioners.label import ClassLabel
+from sfumato.conditioners.none import Unconditional
+from sfumato.conditioners.text import TextEncoder
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
 from sfumato.errors import unknown
@@ -14,9 +17,14 @@ from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
 from sfumato.priors.diffusion import DiffusionSettings
 from sfumato.samplers import SAMPLERS
+from sfumato.training.conditions import ConditionSource
 from sfumato.training.config import RunConfig
-from sfumato.training.prepare import Prepared, conditions_of
+from sfumato.training.fit import latent_factor
+from sfumato.training.inputs import first_conditions
+from sfumato.training.prepare import Prepared
 from sfumato.training.report import sheet
+
+COLUMNS = 8  # of a sheet
 
 
 def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
@@ -29,21 +37,35 @@ def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
 
 
 class SampleSheet:
-    """The same prompts and seeds each time: held-out conditions, spread over the set, seeds from the run's own."""
+    """The same conditions and seeds each time: held-out pictures' own, spread over the set, seeds from the run's own."""
 
-    def __init__(self, model: LatentModel, config: RunConfig, data: Prepared, device: torch.device, count: int = 16):
+    def __init__(
+        self,
+        model: LatentModel,
+        config: RunConfig,
+        data: Prepared,
+        source: ConditionSource,
+        device: torch.device,
+        count: int = 16,
+    ):
         self.model, self.device = model, device
         self.defaults = config.sampling
         shown = data.held_out if len(data.held_out) else data.train
         rows = (
             [i * len(shown) // count for i in range(count)] if len(shown) >= count else [i % len(shown) for i in range(count)]
         )
-        self.inputs = [conditions_of(model.conditioner, shown, i)[0] for i in rows]
+        self.shown = shown.part(rows)
+        factor = latent_factor(config.first_stage.model)
+        self.prepared = first_conditions(model.conditioner, self.shown, data.beside, source, device, factor)
         self.seeds = [config.seed + i for i in range(count)]
 
     @torch.inference_mode()
     def make(self) -> np.ndarray:
-        """A sheet (H, W, 3) uint8."""
-        prepared = self.model.conditioner.prepare(self.inputs).to(self.device)
-        x = self.model.sample(prepared, settings_of(self.defaults), PictureNoise(self.seeds), self.defaults.guidance)
-        return sheet(list(to_bytes(x).cpu()), 8)
+        """A sheet (H, W, 3) uint8; where conditions come from pictures, each row stands below its true ones."""
+        x = self.model.sample(self.prepared, settings_of(self.defaults), PictureNoise(self.seeds), self.defaults.guidance)
+        made = list(to_bytes(x).cpu())
+        if isinstance(self.model.conditioner, TextEncoder | ClassLabel | Unconditional):
+            return sheet(made, COLUMNS)
+        true = [self.shown.pixels(i) for i in range(len(self.shown))]
+        rows = range(0, len(made), COLUMNS)
+        return sheet([p for i in rows for p in (*true[i : i + COLUMNS], *made[i : i + COLUMNS])], COLUMNS)

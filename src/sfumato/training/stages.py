@@ -16,8 +16,12 @@ from sfumato.training.config import OptimConfig
 CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps")
 """Fields that do not make a stage another one. More steps go on from where it stopped."""
 
-ADDED: dict[str, dict[str, Any]] = {"unet": {"disable_self_attentions": [], "num_classes": None}}
-"""By `kind`, fields that configs got after runs had been made without them, and the values that mean the same as none."""
+ADDED: dict[str, dict[str, Any]] = {
+    "unet": {"disable_self_attentions": [], "num_classes": None},
+    "data": {"where": [], "label": "label"},
+}
+"""By `kind` (data: the `DataConfig`, which has none), fields that configs got after runs had been made without them, and the
+values that mean the same as none."""
 
 
 def key(*parts: Any) -> str:
@@ -39,7 +43,7 @@ def _as_ever(data: Any) -> Any:
         return [_as_ever(item) for item in data]
     if not isinstance(data, dict):
         return data
-    added = ADDED.get(str(data.get("kind")), {})
+    added = ADDED.get(str(data.get("kind", "data" if "max_bad_fraction" in data else "")), {})
     return {name: _as_ever(value) for name, value in data.items() if name not in added or value != added[name]}
 
 

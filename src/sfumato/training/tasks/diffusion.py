@@ -6,14 +6,15 @@ z ~ q(z | x),   L = prior.loss(z, tau(y)),   y replaced by null with probability
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import Parameter
 
 from sfumato.conditioners.base import Conditioner
-from sfumato.priors.base import Loss
-from sfumato.priors.diffusion import DiffusionPrior
+from sfumato.priors.base import Loss, Prior
+from sfumato.training.conditions import flat, unflat
 from sfumato.training.config import OptimConfig
 from sfumato.training.latents import LatentSource
 from sfumato.training.tasks.base import Batch, Task
@@ -24,7 +25,7 @@ class DiffusionTask(Task):
 
     name = "prior"
 
-    def __init__(self, prior: DiffusionPrior, conditioner: Conditioner[str, Tensor], source: LatentSource, dropout: float):
+    def __init__(self, prior: Prior[Any], conditioner: Conditioner[Any, Any], source: LatentSource, dropout: float):
         self.prior, self.conditioner, self.source, self.dropout = prior, conditioner, source, dropout
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -37,11 +38,11 @@ class DiffusionTask(Task):
         return {"prior": [*self.prior.parameters(), *self.conditioner.parameters()]}
 
     def compile(self) -> None:
-        self.prior.denoiser.network.compile()
+        self.prior.network.compile()
 
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
         z, prepared = self.source.batch(step, config.batch_size, rng)
-        return {"z": z, "prepared": self.conditioner.drop(prepared, self.dropout, rng)}
+        return {"z": z, **flat(self.conditioner.drop(prepared, self.dropout, rng))}
 
     def loss(self, name: str, batch: Batch, step: int, rng: torch.Generator) -> Loss:
-        return self.prior.loss(batch["z"], self.conditioner(batch["prepared"]), rng)
+        return self.prior.loss(batch["z"], self.conditioner(unflat(batch)), rng)
