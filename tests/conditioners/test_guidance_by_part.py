@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioners.base import Conditioner
-from sfumato.conditioners.compose import Composite
+from sfumato.conditioners.compose import Composite, CompositeConfig, Part
 from sfumato.conditioners.label import ClassLabel, LabelConfig
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioning import Conditioning, Twins
 from sfumato.config import from_dict, to_dict
-from sfumato.conditioners.compose import CompositeConfig, Part
 from sfumato.errors import InputError
 
 
@@ -138,7 +137,7 @@ def test_what_cannot_be_guided_is_said():
     prepared = ours.prepare([INPUT])
     with pytest.raises(InputError, match="never trained without it"):
         ours.twins(prepared, {"map": 2.0})
-    with pytest.raises(InputError, match="mop.*did you mean 'map'"):
+    with pytest.raises(InputError, match=r"mop.*did you mean 'map'"):
         ours.twins(prepared, {"mop": 2.0})
     label = ClassLabel(LabelConfig(("a", "b"), 4))
     with pytest.raises(InputError, match="single number"):

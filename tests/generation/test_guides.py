@@ -63,11 +63,10 @@ def test_any_score_guides():
         seen.append((z_0.shape, t.shape))
         return -(z_0 - 2).square().flatten(1).sum(1)
 
-    means = []
+    latents: list[torch.Tensor] = []
     for scale in (0.0, 0.1):
-        latents = []
         ours.generate("cat", seed=1, steps=5, guide=score, guide_scale=scale, on_step=lambda p: latents.append(p.z_0))
-        means.append(float(latents[-1].mean()))
+    means = [float(latents[i].mean()) for i in (4, 9)]
     assert seen == [(torch.Size([1, 4, 8, 8]), torch.Size([1]))] * 5
     assert means[1] > means[0] + 0.1
 

@@ -24,6 +24,7 @@ from sfumato.samplers.known import Known, renoised
 GIVEN = 1.5
 MASK = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
 Z_0 = torch.tensor([9.0, GIVEN], dtype=torch.float64).view(1, 2, 1, 1)  # 9 is hidden by the mask and must not matter
+PAPER = ScheduleConfig()
 every = pytest.mark.parametrize("name", list(SAMPLERS))
 
 
@@ -45,7 +46,7 @@ class Responses:
         return drawn
 
 
-def moments(sampler, known: Known, num_steps: int, correlation: float, config=ScheduleConfig()) -> tuple[Tensor, Tensor]:
+def moments(sampler, known: Known, num_steps: int, correlation: float, config=PAPER) -> tuple[Tensor, Tensor]:
     """Mean (2,) and covariance (2, 2) of the samples, exact."""
     schedule, noise = make_schedule(config), Responses(2)
     plan = times(sampler.spacing, schedule, num_steps)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfumato.cli import flags
 from sfumato.cli.bars import NoBar, progress_bar
+from sfumato.cli.caches import cache_folder
+from sfumato.cli.inputs import read_picture
 from sfumato.cli.making import DEFAULT_MODEL, load_model, make
 from sfumato.cli.plan import Plan, plan
-from sfumato.generation.limits import LIMITS
+from sfumato.errors import InputError
+from sfumato.generation.limits import LIMITS, number_from_text, real
+from sfumato.generation.output import checked_path
 from sfumato.generation.request import Draft
 
 if TYPE_CHECKING:
@@ -42,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_output_flags(parser)
     add("--film", metavar="FILE", help="also write an animation of the denoising (gif, webp, png; gif is never transparent)")
     add("--from", metavar="PICTURE", dest="source", help="make the picture of this PNG again; other flags change it")
+    add("--guide", metavar="FILE", help="a small picture that the result looks like when shrunk, without any training")
+    add("--guide-scale", metavar="S", help="how strongly it pulls (default: 1, as strongly as it is likely)")
+    add("--neighbours", metavar="DIR", help="pictures to be told of, for a model trained with neighbours")
     flags.add_manner_flags(parser)
 
 
@@ -49,14 +57,36 @@ def run(args: argparse.Namespace) -> int:
     """Check everything first, then load PyTorch and the model, then make the pictures one by one."""
     checked = plan(args)
     classes = LIMITS.prompts(args.classes, checked.draft.num)
+    scale = _guide_scale(args)
+    small = None if args.guide is None else read_picture("guide", args.guide)
+    gallery = None if args.neighbours is None else checked_path("neighbours", args.neighbours)
 
     def job(pipeline: Pipeline, draft: Draft) -> Job:
         from sfumato.generation.tasks.classes import of_classes
         from sfumato.generation.tasks.job import Job
 
-        return of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
+        if gallery is not None and not draft.prompts and not classes:
+            draft = replace(draft, prompts=("",))  # the neighbours may say it all
+        made = of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
+        if small is not None:
+            made = replace(made, guide=pipeline.guide_from(small, made.request, scale))
+        return made if gallery is None else _with_neighbours(pipeline, made, gallery)
 
     if len(classes) == 1 and not checked.draft.prompts:
         checked = replace(checked, out=replace(checked.out, label=classes[0]))
     make(checked, load_model(checked), job)
     return 0
+
+
+def _guide_scale(args: argparse.Namespace) -> float:
+    if args.guide_scale is None:
+        return 1.0
+    if args.guide is None:
+        raise InputError("guide-scale: got one without a guide; name a picture with --guide.")
+    return real("guide-scale", number_from_text(args.guide_scale), 0.0, LIMITS.max_guidance)
+
+
+def _with_neighbours(pipeline: Pipeline, job: Job, directory: Path) -> Job:
+    from sfumato.training.gallery import neighbours_by_seed
+
+    return replace(job, inputs=neighbours_by_seed(pipeline, directory, cache_folder("neighbours"), lambda _: job.inputs))

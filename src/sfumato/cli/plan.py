@@ -94,6 +94,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
     def number(name: str) -> Any:
         return number_from_text(text(name)) if text(name) is not None else getattr(source, name, None)
 
+    guidance: Any = getattr(source, "guidance", None) if args.guidance is None else guidance_from_text(args.guidance)
     height, width = (None, None) if source is None else (source.height, source.width)
     if text("size") is not None:
         height, width = size_from_text(text("size"))
@@ -106,7 +107,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
         num=number("num"),
         seed=number("seed"),
         steps=number("steps"),
-        guidance=getattr(source, "guidance", None) if args.guidance is None else guidance_from_text(args.guidance),
+        guidance=guidance,
         sampler=args.sampler if args.sampler is not None else getattr(source, "sampler", None),
         height=height,
         width=width,

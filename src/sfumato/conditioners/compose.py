@@ -170,7 +170,9 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
             return super().drop(prepared, probability, rng)
         device = device_of(prepared)
         null = torch.rand(len(prepared), generator=rng, device=device) < probability  # (B,)
-        values = dict(choose(null, self.nulled(prepared), prepared).values)  # type: ignore[union-attr]  # of Parts, Parts
+        some = choose(null, self.nulled(prepared), prepared)
+        assert isinstance(some, Parts)
+        values = dict(some.values)
         for name in self.dropped:
             chance = torch.rand(len(prepared), generator=rng, device=device)
             values[ABSENT + name] = (chance < probability) | (null & (chance < 0.5))
@@ -196,7 +198,8 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
             raise unknown("guidance of", str(strange)[:100], list(self.parts))
         guided = [name for name in self.parts if scales.get(name, 1.0) != 1.0]
         weights = [1.0, *(float(scales[name]) for name in guided), 0.0]  # s_0 of what is always told, s_1 ... s_n
-        values, twins = dict(prepared.values), []
+        values = dict(prepared.values)
+        twins: Twins = []
         for i in reversed(range(len(guided) + 1)):  # c_1 ... c_i are told
             weight = weights[i] - weights[i + 1]
             if weight or not twins:

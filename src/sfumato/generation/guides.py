@@ -1,12 +1,13 @@
 """Scores of latents that guide without retraining: a low-resolution picture through the decoder, a class by a classifier.
 
-    small picture y   score = -|| shrink(D(x_0)) - y ||^2 / (2 v_t),   v_t = deviation^2 + spread^2 sigma_t^2 / (alpha_t^2 + sigma_t^2)
+    small picture y   score = -|| shrink(D(x_0)) - y ||^2 / (2 v_t)
+                      v_t = deviation^2 + spread^2 sigma_t^2 / (alpha_t^2 + sigma_t^2)
     class c           score = log softmax(f(x_0))_c
 
-The first is the log-likelihood of y = shrink(D(x_0)) + noise (Rombach et al. 2021, arXiv 2112.10752, appendix C, eq. 17), with
-a variance that has room for what the estimate at t cannot know: v_t is what the error of x_0_hat adds for normal data of that
-spread (the r_t^2 of Song et al. 2023, "Pseudoinverse-guided diffusion models"). With the second term alone left out, early
-steps would be moved by errors of the estimate as if they were the picture's.
+The first is the log-likelihood of y = shrink(D(x_0)) + noise (Rombach et al. 2021, arXiv 2112.10752, appendix C), with a
+variance that has room for what the estimate at t cannot know: the second term of v_t is the variance of x_0 given x_t for
+normal data of that spread and a scale of 1 (the r_t^2 of Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse
+problems"). Without it, early steps would be moved by errors of the estimate as if they were the picture's.
 """
 
 from __future__ import annotations

@@ -224,10 +224,10 @@ class Pipeline(TaskMethods):
         `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
         such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks
         like when shrunk, or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at
-        times t (B,); `guide_scale` times its gradient moves every estimate, without retraining. `on_step` is called after each denoising
-        step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
-        file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError` when
-        memory runs out, `NotFiniteError` when sampling diverges.
+        times t (B,); `guide_scale` times its gradient moves every estimate, without retraining. `on_step` is called after each
+        denoising step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes
+        it to the file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError`
+        when memory runs out, `NotFiniteError` when sampling diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
         if inputs is not None and not prompts:
