@@ -22,9 +22,10 @@ from torch import Tensor
 
 from sfumato.diffusion.guide import Score
 from sfumato.diffusion.schedule import Schedule
-from sfumato.errors import InputError
+from sfumato.errors import InputError, unknown
 from sfumato.first_stages.base import Decoder
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
+from sfumato.networks.classifier import LatentClassifier
 
 SMALLEST = 4  # pixels of a side, below which a picture says nothing of places
 
@@ -90,3 +91,10 @@ def small_picture(
         return first_stage.decode(z.to(kind)).float()
 
     return SmallPictureScore(decode, small, schedule)
+
+
+def class_score(classifier: LatentClassifier, name: str) -> Score:
+    """The score of the class called `name`. Raises `InputError` for a class that the classifier does not know."""
+    if name not in classifier.config.names:
+        raise unknown("class of the guide", name[:100], classifier.config.names)
+    return ClassScore(classifier, classifier.config.names.index(name))
