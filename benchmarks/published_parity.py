@@ -60,18 +60,22 @@ def narrow(card: Card) -> Card:
 
 
 def fill(module: nn.Module) -> dict[str, Tensor]:
-    """Random weights of about 1 / sqrt(fan-in), and norms about 1, for a module without any."""
+    """Random weights for a module without any."""
+    return dict(randomise(module.to_empty(device="cpu")).state_dict())
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """The module with random weights of about 1 / sqrt(fan-in), and norms about 1."""
     import torch
 
     rng = torch.Generator().manual_seed(0)
-    module.to_empty(device="cpu").eval()
     with torch.no_grad():
         for name, p in module.named_parameters():
             spread = p[0].numel() ** -0.5 if p.ndim > 1 else 0.1
             p.normal_(0, spread, generator=rng)
             if p.ndim == 1 and name.endswith("weight"):
                 p.add_(1)
-    return dict(module.state_dict())
+    return module.eval()
 
 
 def adopt(build: Callable[[], nn.Module], tensors: dict[str, Tensor]) -> nn.Module:

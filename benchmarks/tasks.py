@@ -264,16 +264,16 @@ def guidance(bench: Bench) -> None:
 
 
 def style(bench: Bench) -> None:
-    """Unconditional, one style."""
+    """Unconditional, one style: against one half of its training pictures, with the other half as the floor."""
     field, _, value = bench.args.where.partition("=")
-    data = bench.records(keep=lambda record: str(record.row.get(field)) == value)
     rest = bench.records("train", lambda record: str(record.row.get(field)) == value)
-    order = torch.randperm(len(rest), generator=bench.rng)[: bench.args.num or 1000].tolist()
-    others, real = SCORER(rest.part(order).load_all(), bench.device), SCORER(data.load_all(), bench.device)
-    bench.row("floor: test pictures", fd=frechet_interval(real, others, bench.rng), count=len(real))
+    order = torch.randperm(len(rest), generator=bench.rng).tolist()
+    order, other = order[: len(order) // 2], order[len(order) // 2 : 2 * (len(order) // 2)]
+    real, others = (SCORER(rest.part(rows).load_all(), bench.device) for rows in (order, other))
+    bench.row("floor: the other half", fd=frechet_interval(others, real, bench.rng), count=len(real))
     for name, loaded in bench.models.items():
         made = bench.sample(loaded, loaded.model.conditioner.prepare([""] * len(order)), 1.0)
-        bench.row(name, fd=frechet_interval(SCORER(made, bench.device), others, bench.rng), count=len(made))
+        bench.row(name, fd=frechet_interval(SCORER(made, bench.device), real, bench.rng), count=len(made))
         bench.figure(f"style-{name}", [made[start : start + SHOWN] for start in range(0, 4 * SHOWN, SHOWN)])
 
 

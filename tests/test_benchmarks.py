@@ -21,6 +21,7 @@ from sfumato.cli.evaluate import measure
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
+from sfumato.interop import choose
 from sfumato.interop.cards import find_card
 from sfumato.recipes import RECIPES
 from sfumato.training.run import train
@@ -117,6 +118,26 @@ def test_loading_speed(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
+def test_published_loading(tmp_path, monkeypatch, capsys):
+    """On a narrowed model, and without the fresh processes, which would not know it."""
+    monkeypatch.syspath_prepend(str(FOLDER.parent / "tests" / "interop"))
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+    published, module = importlib.import_module("published"), script("published_loading")
+    card = published.CARDS["sd1"][0]
+    monkeypatch.setattr(module, "find_card", lambda name: card)
+    monkeypatch.setattr(choose, "find_card", lambda name: card)
+    monkeypatch.setattr(module, "fresh", lambda what, path, name, dtype: 1.0)
+    found = numbers(module, tmp_path / "out.json", "small", "--repeats=1", f"--folder={tmp_path}", "--stored", *module.TYPES)
+    assert capsys.readouterr().out.count("\n| ") == 6  # header, line, two files of two types
+    sizes = {name: one["size"] for name, one in found["files"].items()}
+    parameters = sum(p.numel() for p in published.made(card).parameters())
+    assert sizes["safetensors, float16"] == pytest.approx(2 * parameters, rel=0.2)
+    assert sizes["ckpt, float32"] == pytest.approx(4 * parameters, rel=0.2)
+    for one in found["files"].values():
+        assert 0 < one["median_s"]["call"] <= one["median_s"]["load"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json"]
+
+
 @pytest.mark.parametrize("config", [text_config, unconditional_config], ids=["text", "unconditional"])
 def test_determinism(config, tmp_path, capsys):
     model = write_model(tmp_path / "tiny", config())
@@ -196,6 +217,21 @@ def test_published_parity_sees_another_network():
     assert module.measure(card, other, 32)["unet"] <= 1e-4
     swapped = other._replace(unet=lambda _: right_unet(card))
     assert module.measure(wrong_card, swapped, 32)["unet"] > 0.1
+
+
+def test_clip_parity(tmp_path):
+    found = numbers(script("clip_parity"), tmp_path / "out.json", "sd2", "unclip-l", "--quick")
+    assert found["against"] == "transformers"
+    assert 0 <= found["towers"]["sd2"]["tokens"] <= 1e-4
+    assert all(0 <= row["vector"] <= 1e-4 for row in found["towers"].values())
+
+
+@pytest.mark.parametrize("change", [{"activation": "gelu"}, {"heads": 8}], ids=str)
+def test_clip_parity_sees_another_tower(change, monkeypatch):
+    module = script("clip_parity")
+    assert module.measure("sd1", module.transformers_side, quick=True)["tokens"] <= 1e-4
+    monkeypatch.setitem(module.TOWERS, "sd1", module.TOWERS["sd1"]._replace(**change))
+    assert module.measure("sd1", module.transformers_side, quick=True)["tokens"] > 1e-3
 
 
 def test_sampling_sweep(directory, tmp_path, monkeypatch, capsys):

@@ -1,13 +1,17 @@
 """CLIP's tokenizer against transformers' own, made from the same merges."""
 
+import html
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import CLIPTokenizer
 
 from sfumato.conditioners import clip_tokens
-from sfumato.conditioners.clip_tokens import BEGIN_ID, END_ID, LENGTH, encode, encode_padded, is_truncated
+from sfumato.conditioners.clip_tokens import BEGIN_ID, END_ID, LENGTH, encode, encode_padded, is_truncated, repaired
+from sfumato.errors import InputError
 
 WORDS = [
     "a photo of a cat", "A PHOTO of a CaT", "", " ", "x", "don't can't we'll they've I'm he'd 'tis it's", "DON'T IT'S",
@@ -71,3 +75,45 @@ def test_any_text_is_taken(text):
 def test_cleaned_text_is_what_is_meant():
     assert encode("\ud83d\ude00") == encode("😀")  # a pair of surrogates
     assert encode("a\0 cat") == encode("a cat")
+
+
+GOLDENS = Path(__file__).parent.parent / "data" / "clip_tokens_goldens.json"
+
+
+def test_repaired_prompts_have_the_ids_of_openais_own_tokenizer():
+    """Of every kind of text, `make_clip_goldens.py` made them; cut where ours reads no further."""
+    goldens = json.loads(GOLDENS.read_text("utf-8"))["prompts"]
+    assert len(goldens) > 700
+    for prompt, ids in goldens:
+        assert encode(prompt, repair=True)[: LENGTH - 2] == ids[: LENGTH - 2], prompt
+        assert is_truncated(prompt, repair=True) == (len(ids) > LENGTH - 2), prompt
+    others = [prompt for prompt, ids in goldens if encode(prompt) != ids]
+    assert {"dragon’s", "ﬁne", "Ｆｕｌｌ", "schÃ¶n", "&amp;"} < set(others)  # what transformers reads in another way
+
+
+def test_repaired_prompts_agree_with_transformers_after_ftfy(oracle):
+    """Transformers before 5, with ftfy, as Stable Diffusion 1 was trained: entities are ftfy's there, once."""
+    ftfy = pytest.importorskip("ftfy")
+    for prompt in PROMPTS:
+        expected = oracle(ftfy.fix_text(prompt), padding="max_length", truncation=True, max_length=LENGTH)["input_ids"]
+        assert encode_padded([prompt], END_ID, repair=True)[0].tolist() == expected, prompt
+
+
+@pytest.mark.parametrize("letter", [chr(code) for code in range(32, 127) if chr(code) != "&"])
+def test_plain_letters_need_no_repair(letter):
+    """What `repaired` passes by is what ftfy and html.unescape give back."""
+    ftfy = pytest.importorskip("ftfy")
+    for text in (letter, f"A {letter}b", f"{letter * 3}lt; {letter}#39;\t\n"):
+        assert html.unescape(ftfy.fix_text(text)) == text
+        assert repaired(text) == text.lower()
+
+
+def test_without_ftfy_plain_letters_are_read_and_others_say_what_to_install(monkeypatch):
+    with_it = encode("A photo of a cat's “hat”, 8K", repair=True)
+    assert with_it == encode('a photo of a cat\'s "hat", 8k')
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    assert encode("A photo\tof a cat's hat, 8K <b>", repair=True) == encode("a photo of a cat's hat, 8k <b>")
+    for text in ("café", "a & b", "a\x1b[31m", "“"):
+        assert encode(text)
+        with pytest.raises(InputError, match=r"pip install 'sfumato\[published\]'"):
+            encode(text, repair=True)

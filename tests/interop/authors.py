@@ -76,7 +76,8 @@ def _shells(root: Path) -> None:
     for name in ("taming", "taming.modules", "taming.modules.vqvae"):
         _shell(name)
     _shell("taming.modules.vqvae.quantize", VectorQuantizer2=_Quantizer)
-    _shell("fsspec")
+    for name in ("fsspec", "clip", "kornia"):
+        _shell(name)
     if (root / "sgm").is_dir():  # without what the packages' own __init__ pulls in
         for name in ("sgm", "sgm.modules", "sgm.modules.diffusionmodules"):
             _shell(name)
@@ -97,6 +98,20 @@ def configs(root: Path, yaml_file: str, changes: dict[str, Any]) -> tuple[dict[s
     first = model["params"].get("first_stage_config", model)
     unet = model["params"].get("unet_config", model["params"].get("network_config"))
     return (unet["params"] | changes if unet else None), first["params"]
+
+
+TRAINED_CONDITIONERS = ("ClassEmbedder", "BERTEmbedder", "SpatialRescaler")
+
+
+def conditioner(root: Path, yaml_file: str) -> nn.Module | None:
+    """The authors' conditioner of a latent diffusion model, where it is trained with it (not a tower of CLIP, no picture)."""
+    params = yaml.safe_load((root / yaml_file).read_text("utf-8").replace("\t", " "))["model"]["params"]
+    given = params.get("cond_stage_config")
+    kind = given["target"].rpartition(".")[2] if isinstance(given, dict) else None
+    if kind not in TRAINED_CONDITIONERS:
+        return None
+    made = getattr(importlib.import_module("ldm.modules.encoders.modules"), kind)
+    return made(**given["params"] | ({"use_tokenizer": False} if kind == "BERTEmbedder" else {}))
 
 
 def unet(params: dict[str, Any]) -> nn.Module:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from authors import ROWS, configs, enter, first_stage, unet
+from authors import LD, ROWS, conditioner, configs, enter, first_stage, unet
 from torch import nn
 
 TARGET = Path(__file__).resolve().parent.parent / "data" / "published_manifest.json"
@@ -53,12 +53,15 @@ def row(root: Path, name: str, show: bool) -> dict[str, Any]:
         wrapper = nn.Module()
         if network is not None:
             wrapper.diffusion_model = unet(network)
+        trained = conditioner(root, yaml_file) if repository == LD else None
     result: dict[str, Any] = {"source": f"{repository}/{yaml_file}", "first_stage": entry(first)}
     if network is not None:
         package = "sgm" if "sgm" in sys.modules else "ldm"
         ema = importlib.import_module(f"{package}.modules.ema").LitEma(wrapper)
         result["unet"] = entry(wrapper.diffusion_model)
         result["ema"] = {"tensors": len(lines(ema)), "sha256": digest(lines(ema))}
+    if trained is not None:
+        result["conditioner"] = entry(trained)
     if show:
         print("\n".join([*lines(first), *lines(wrapper)]), file=sys.stderr)
     return result

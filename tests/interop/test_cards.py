@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sfumato.build import build_conditioner, build_first_stage
 from sfumato.conditioners import wordpiece
 from sfumato.conditioners.bert import BertConfig
+from sfumato.conditioners.checkpoint import STAGE, to_checkpoint
 from sfumato.conditioners.class_embedder import ClassEmbedderConfig
 from sfumato.conditioners.clip_text import ClipTextsConfig
 from sfumato.conditioners.compose import CompositeConfig
@@ -54,6 +55,10 @@ UNETS = {
 AUTOENCODERS = {
     "kl-f4": 55.31, "kl-f8": 83.65, "kl-f16": 69.61, "kl-f32": 103.88, "vq-f4": 55.32, "vq-f4-noattn": 53.22, "vq-f8": 67.72,
     "vq-f8-n256": 67.65, "vq-f16": 69.59,
+}  # fmt: skip
+CONDITIONERS = {
+    "cin256": 0.51, "cin256-v2": 0.51, "text2img-large": 581.99, "text2img256": 186.15, "layout2img-openimages256": 58.86,
+    "semantic_synthesis256": 0.00, "semantic_synthesis512": 0.00,
 }  # fmt: skip
 BY_NAME = {card.name: card for card in CARDS}
 
@@ -109,6 +114,20 @@ def test_first_stage_has_the_published_weights(name):
         assert round(count(ours.values()) / 1e6, 2) == AUTOENCODERS[name]
     keys = compvis.first_stage_keys(config)
     check(keys.to_theirs(ours), ROWS[name]["first_stage"])
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_a_trained_conditioner_has_the_published_weights(name):
+    card = BY_NAME[name]
+    with torch.device("meta"):
+        ours = build_conditioner(card.conditioner, wordpiece.bert_tokenizer(WORDS).to_str())
+    theirs = to_checkpoint(card.conditioner, ours.state_dict())
+    assert round(count(theirs.values()) / 1e6, 2) == CONDITIONERS[name]
+    check({key.removeprefix(STAGE): value for key, value in theirs.items()}, ROWS[name]["conditioner"])
+
+
+def test_every_trained_conditioner_is_compared():
+    assert {name for name, row in ROWS.items() if "conditioner" in row} == set(CONDITIONERS)
 
 
 def test_a_whole_checkpoint_has_both_parts():
@@ -227,3 +246,7 @@ def test_the_page_says_what_the_manifest_says():
         part = row.get("unet") or row["first_stage"]
         line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert f"| {part['tensors']} | {part['parameters'] / 1e6:.2f} M |" in line
+    for name in CONDITIONERS:
+        part = ROWS[name]["conditioner"]
+        line = next(line for line in page.splitlines() if line.startswith(f"| of `{name}` |"))
+        assert line.endswith(f"| {part['tensors']} | {part['parameters'] / 1e6:.2f} M |")

@@ -129,6 +129,11 @@ def test_a_folder_s_own_configs_say_it():
     zero = choose_card(found(v), in_folder(v, prediction_type="v_prediction", rescale_betas_zero_snr=True))
     assert zero.prior.schedule.zero_terminal_snr
     assert (zero.prior.prediction, zero.image_size) == (Prediction.v, (768, 768))
-    for wrong in ({"beta_schedule": "linear"}, {"prediction_type": "sample"}):
-        with pytest.raises(InputError, match="expected scaled_linear and epsilon or v_prediction"):
+    for wrong in (
+        {"beta_schedule": "linear"},
+        {"prediction_type": "sample"},
+        {"num_train_timesteps": 400},
+        {"trained_betas": [0.1, 0.2]},
+    ):
+        with pytest.raises(InputError, match=r"expected (scaled_linear and epsilon or v_prediction|1000 betas)"):
             choose_card(found(v), in_folder(v, **wrong))

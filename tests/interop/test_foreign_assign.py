@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sfumato.errors import InputError
 from sfumato.interop.assign import assign
 from sfumato.interop.checkpoint import open_checkpoint
-from sfumato.interop.index import Joined, SourceFile, TensorEntry, TensorIndex, contiguous_stride
+from sfumato.interop.hollow import hollow
+from sfumato.interop.index import Held, Joined, SourceFile, TensorEntry, TensorIndex, contiguous_stride, loadables
 
 
 class Network(nn.Module):
@@ -236,3 +237,32 @@ def test_peak_memory(tmp_path: Path, kind: str, dtype: str) -> None:
     weights = count * 2**20 * getattr(torch, dtype).itemsize
     assert float(total) == pytest.approx(expected)
     assert int(used) < 1.2 * weights + 2**23
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])  # legacy files have numbers at odd places, which are copied
+def test_views_of_the_file_become_entries_again(tmp_path: Path, kind: str) -> None:
+    given = {"a": torch.randn(6, 4), "b": torch.randn(2, 3, 1, 1), "c": torch.arange(5)}
+    index = saved(tmp_path / "one", given, kind)
+    other = saved(tmp_path / "two", {"d": torch.randn(3, 3)}, kind)
+    read = index.read()
+    views = {
+        "q": read["a"].chunk(3)[1], "t": read["a"].T, "m": read["b"].reshape(2, 3), "c": read["c"], "whole": read["a"],
+        "s": read["a"][1::2, 2],
+    }  # fmt: skip
+    own = {"copy": read["a"].T.contiguous(), "none": read["a"][:0], "stranger": other["d"].read()}
+    found = loadables(index, views | own)
+    assert {name for name, one in found.items() if isinstance(one, TensorEntry)} == set(views)
+    assert all(isinstance(found[name], Held) for name in own)
+    for name, value in (views | own).items():
+        assert found[name].shape == tuple(value.shape)
+        for dtype in (None, torch.float32, torch.float16):
+            assert torch.equal(found[name].read(dtype), value if dtype is None or name == "c" else value.to(dtype)), name
+
+
+def test_hollow_networks_have_names_and_shapes_and_no_memory() -> None:
+    with hollow():
+        found = Network()
+        free = nn.init.normal_(torch.empty(3))
+    assert {n: v.shape for n, v in found.state_dict().items()} == {n: v.shape for n, v in Network().state_dict().items()}
+    assert all(value.is_meta for value in (*found.state_dict().values(), free))
+    assert bool(nn.Linear(2, 2).weight.abs().sum() > 0)  # outside, initialisation is as it was

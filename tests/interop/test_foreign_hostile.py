@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hostile import CALLABLES, DOUBLING, DRAWERS, TRICKS, call, first, pickles, text, with_pickle
+from sfumato.cli.main import main
 from sfumato.errors import InputError
 from sfumato.interop.checkpoint import open_checkpoint
 from sfumato.interop.pickles import Reader
@@ -226,3 +227,22 @@ def test_the_parent_only_reads_and_asks_its_child(tmp_path: Path, canary: Path) 
     assert found["answers"][:2] == [17, 17]  # the honest ones: 12 and 5 numbers
     assert len(found["seen"]) >= len(files) - 1
     assert sum("asks for os.system" in str(answer) for answer in found["answers"]) == 3 * len(DRAWERS)
+
+
+@pytest.mark.parametrize("legacy", [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--values"], ["convert"], ["generate"]], ids=" ".join)
+def test_the_commands_say_one_line(
+    tmp_path: Path, canary: Path, capsys: pytest.CaptureFixture[str], command: list[str], legacy: int | None
+) -> None:
+    path = with_pickle(tmp_path / "x.ckpt", first(call("os.system", f"touch {canary}", "global")), legacy=legacy)
+    rest = {
+        "inspect": [str(path), *command[1:]],
+        "convert": [str(path), str(tmp_path / "made"), "--to", "native"],
+        "generate": ["a cat", "--model", str(path), "--out", str(tmp_path / "x.png")],
+    }[command[0]]
+    before = set(tmp_path.iterdir())
+    assert main([command[0], *rest]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "asks for os.system" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert set(tmp_path.iterdir()) == before

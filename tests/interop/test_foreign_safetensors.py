@@ -136,6 +136,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "depth": ('{"a":' + "[" * 100_000, "sound"),
     "two tables": (table(A, B) + "{}", "sound"),
     "not UTF-8": (b'{"\xff": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}', "sound"),
+    "tensors without number": (
+        {f"{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(100_001)}, "more than 100000 tensors"),
     "many marks": ("{" + '"a":[' * 10 + "[],[],[],[]," * 500_000, "larger than any model's"),
 }  # fmt: skip
 

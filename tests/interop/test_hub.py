@@ -147,6 +147,51 @@ def test_what_the_hub_does_not_have(name: str, cause: str, server: tuple[str, li
         from_hub(repository(name), cache=tmp_path, hub=HuggingFace(server[0]))
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (401, "RepoNotFound", "no such repository, or it is private"),
+        (403, "GatedRepo", "its terms are to be accepted"),
+        (403, "", "no answer from the hub|403"),
+        (404, "RevisionNotFound", "no such revision"),
+        (410, "", "no answer from the hub|410"),
+        (500, "", "no answer from the hub|500"),
+        (302, "https://elsewhere.invalid/", "no answer from the hub|not fetched"),
+        (200, "<html>", "no answer from the hub|not fetched"),
+    ],
+)
+def test_other_answers_of_the_hub_are_one_line(code: int, kind: str, said: str, tmp_path: Path) -> None:
+    """Also a move to another host and a page in place of the answer; then the cache speaks where it has the model."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Location" if code == 302 else "X-Error-Code", kind if code != 200 else "")
+            body = b"<html>a page</html>"
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=running.serve_forever, daemon=True).start()
+    hub = HuggingFace(f"http://127.0.0.1:{running.server_port}")
+    try:
+        with pytest.raises(InputError, match=said) as caught:
+            from_hub(repository("someone/model"), cache=tmp_path / "empty", hub=hub)
+        assert "\n" not in str(caught.value)
+        folder = lay(tmp_path / "full", FOLDER)
+        found = from_hub(repository("someone/model"), cache=tmp_path / "full", hub=hub)
+        assert (found.path, found.from_cache) == (folder, True)
+    finally:
+        running.shutdown()
+
+
 def test_without_a_network_the_cache_answers(tmp_path: Path) -> None:
     nowhere = HuggingFace("http://127.0.0.1:1")
     lay(tmp_path, {**FOLDER, "unet/config.json": b"{}"}, OLDER, "v1")

@@ -125,6 +125,17 @@ def test_stable_diffusion_2_without_its_last_layer(tmp_path):
     check(loaded, theirs, cond, encoder_hidden_states=context)
 
 
+def test_all_layers_of_a_folder_s_text_encoder_are_used(tmp_path):
+    """Where it holds the last one too, diffusers ends the context with it."""
+    card = CARDS["sd2"][0]
+    assert isinstance(card.conditioner, ClipTextsConfig)
+    encoder = tower(card.conditioner.towers[0], 2)
+    write(tmp_path / "mine", card, {"text_encoder": encoder}, prediction_type="v_prediction")
+    conditioner = load_published(tmp_path / "mine", card=card).model.conditioner
+    prepared = conditioner.prepare(["a cat"])
+    close(conditioner(prepared).context, encoder(prepared[:, 0]).last_hidden_state.detach())
+
+
 def test_stable_diffusion_xl(tmp_path):
     card = CARDS["sdxl"][0]
     encoders = {"text_encoder": tower(CLIP, 2), "text_encoder_2": tower(XL, 2, projected=True)}

@@ -182,6 +182,9 @@ def test_settings_of_a_folder_count(tokenizers, tmp_path):
     change(tmp_path / "words" / "bert" / "config.json", encoder_attention_heads=4, head_dim=8)
     bert = load_published(tmp_path / "words", card=case.card).config.conditioner
     assert (bert.heads, bert.head_channels) == (4, 8)
+    change(tmp_path / "words" / "bert" / "config.json", head_dim=10**9)
+    with pytest.raises(InputError, match="4 heads of 1000000000 channels; expected 32 channels together"):
+        load_published(tmp_path / "words", card=case.card)
 
 
 def test_the_first_stage_of_a_vq_model_keeps_its_scale(tokenizers, tmp_path):

@@ -304,6 +304,22 @@ def test_dpm_solver_2m(name, prediction, dtype, stochastic):
 @published
 @both
 @precisions
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_dpm_solver_2m_to_the_first_row(name, prediction, dtype, spacing):
+    """The end of the authors' code, row 0, on each grid of rows that the reference makes; the last step of order one."""
+    schedule = schedule_of(name)
+    other = diffusers.DPMSolverMultistepScheduler(
+        **options(name, prediction), timestep_spacing=spacing, final_sigmas_type="sigma_min", euler_at_final=True
+    )
+    other.set_timesteps(STEPS)
+    plan = torch.cat([(other.timesteps.double() + 1) / 1000, torch.tensor([1 / 1000], dtype=torch.float64)])
+    mine = ours(DPMSolverPP2M(), schedule, plan, prediction, dtype)
+    compare(mine, theirs(other, schedule, plan, dtype), ROUNDED)
+
+
+@published
+@both
+@precisions
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("variant", list(BH))
 def test_unipc(name, prediction, dtype, order, variant):

@@ -38,8 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--card", metavar="NAME", help="which published model SRC is, where it leaves that open")
     add("--weights", metavar="KIND", help="of a checkpoint: ema (averages where there are any) or raw (default: ema)")
-    add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to the weights (again for another)")
+    add(
+        "--lora",
+        metavar="FILE[:SCALE[:TEXT]]",
+        action="append",
+        default=[],
+        help="add a LoRA to the weights (again for another); TEXT: its scale in text encoders (default: SCALE)",
+    )
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
+    add(
+        "--verify",
+        action="store_true",
+        help="hash a checkpoint again and compare with the hash remembered of it (a model directory always is)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,6 +106,7 @@ def _transform(args: argparse.Namespace, out: Path) -> None:
         weights=Weights(args.weights or Weights.ema.value),
         vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
         loras=[lora_from_text(text) for text in args.lora],
+        verify=args.verify,
     )
     write = {
         "native": convert.write_native,

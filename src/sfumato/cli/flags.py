@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sfumato.generation.limits import SAMPLER_NAMES
+from sfumato.generation.limits import AUTO, DTYPE_NAMES, SAMPLER_NAMES
 from sfumato.generation.request import BATCH_SIZE
 
 
@@ -23,8 +23,19 @@ def add_model_flags(parser: argparse.ArgumentParser, default: str) -> None:
         default="ema",
         help="of a checkpoint: ema (averages where there are any) or raw (default: ema)",
     )
-    add("--lora", metavar="FILE[:SCALE]", action="append", default=[], help="add a LoRA to a checkpoint (again for another)")
+    add(
+        "--lora",
+        metavar="FILE[:SCALE[:TEXT]]",
+        action="append",
+        default=[],
+        help="add a LoRA to a checkpoint (again for another); TEXT: its scale in text encoders (default: SCALE)",
+    )
     add("--vocabulary", metavar="FILE", help="BERT's vocab.txt, for the checkpoints that read words with it")
+    add(
+        "--verify",
+        action="store_true",
+        help="hash a checkpoint again and compare with the hash remembered of it (a model directory always is)",
+    )
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +65,12 @@ def add_running_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batch-size", metavar="B", default=str(BATCH_SIZE), help=f"pictures at once on a GPU (default: {BATCH_SIZE})")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add(
+        "--dtype",
+        metavar="TYPE",
+        default=AUTO,
+        help=f"what the networks run in: {', '.join(DTYPE_NAMES)} (default: auto, float32; float16 for checkpoints on CUDA)",
+    )
 
 
 def add_output_flags(parser: argparse.ArgumentParser, name: str = "prompt") -> None:

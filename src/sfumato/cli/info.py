@@ -61,9 +61,15 @@ def describe_machine() -> list[str]:
 
 def describe_model(name: str) -> list[str]:
     """A model's parts with their parameter counts, its defaults and the beginning of its card."""
-    from sfumato.io.pretrained import CARD, load_pretrained
+    from sfumato.io.pretrained import load_pretrained
 
-    loaded = load_pretrained(name)
+    return describe(load_pretrained(name))
+
+
+def describe(loaded: LoadedModel) -> list[str]:
+    """The same of a model that is there already; its weights are not looked at."""
+    from sfumato.io.pretrained import CARD
+
     card = loaded.path / CARD
     lines = [f"{loaded.name} ({loaded.hash})", *_parts(loaded), *_defaults(loaded)]
     if card.is_file():

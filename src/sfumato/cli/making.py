@@ -31,7 +31,16 @@ def load_model(plan: Plan, default: str = DEFAULT_MODEL) -> Pipeline:
     from sfumato.generation.pipeline import load
 
     model = _model(plan, default)
-    return load(model, plan.device, card=plan.card, weights=plan.weights, vocabulary=plan.vocabulary, loras=plan.loras)
+    return load(
+        model,
+        plan.device,
+        card=plan.card,
+        weights=plan.weights,
+        vocabulary=plan.vocabulary,
+        loras=plan.loras,
+        dtype=plan.dtype,
+        verify=plan.verify,
+    )
 
 
 def shipped(task: str) -> str | None:

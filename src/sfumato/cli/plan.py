@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.loras import lora_from_text
-from sfumato.errors import InputError
+from sfumato.cli.loras import Scale, lora_from_text
+from sfumato.errors import InputError, unknown
 from sfumato.generation.film import FILM_FORMATS, check_count
-from sfumato.generation.limits import WHITE, guidance_from_text, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import DTYPE_NAMES, WHITE, guidance_from_text, number_from_text, shorten, size_from_text
 from sfumato.generation.metadata import Parameters, read_parameters
 from sfumato.generation.output import SHEET_FORMATS, Destination, checked_file, checked_path, destination
 from sfumato.generation.request import Draft
@@ -28,9 +28,11 @@ class Plan:
     card: str | None
     weights: str
     vocabulary: Path | None
-    loras: tuple[tuple[Path, float], ...]
+    loras: tuple[tuple[Path, Scale], ...]
+    verify: bool
     source: Parameters | None
     device: str
+    dtype: str
     out: Destination
     grid: Path | None
     film: Path | None
@@ -52,6 +54,8 @@ def plan(args: argparse.Namespace) -> Plan:
         check_count(max(len(draft.prompts), 1) * draft.num)
     if args.device.partition(":")[0] not in DEVICES:
         raise InputError(f"device: got {shorten(args.device)}, expected one of {', '.join(DEVICES)}.")
+    if args.dtype not in DTYPE_NAMES:
+        raise unknown("dtype", args.dtype[:40], DTYPE_NAMES)
     return Plan(
         draft=draft,
         model=None if args.model is None else str(checked_path("model", args.model)),
@@ -59,8 +63,10 @@ def plan(args: argparse.Namespace) -> Plan:
         weights=args.weights,
         vocabulary=None if args.vocabulary is None else checked_path("vocabulary", args.vocabulary),
         loras=tuple(lora_from_text(text) for text in args.lora),
+        verify=args.verify,
         source=source,
         device=args.device,
+        dtype=args.dtype,
         out=out,
         grid=grid,
         film=film,

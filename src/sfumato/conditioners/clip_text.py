@@ -88,11 +88,11 @@ class ClipTexts(Conditioner[str, Tensor]):
         """B texts of any kind and length -> (B, towers, length) int64: begin, at most length - 2 tokens, end, padding."""
         pads = [clip_tokens.END_ID if tower.pad == "end" else 0 for tower in self.config.towers]
         length = self.config.towers[0].length
-        return torch.stack([clip_tokens.encode_padded(inputs, pad, length) for pad in pads], dim=1)
+        return torch.stack([clip_tokens.encode_padded(inputs, pad, length, repair=True) for pad in pads], dim=1)
 
     def count_truncated(self, inputs: Sequence[str]) -> int:
         """How many of the texts lose their end in `prepare`."""
-        return sum(clip_tokens.is_truncated(text, self.config.towers[0].length) for text in inputs)
+        return sum(clip_tokens.is_truncated(text, self.config.towers[0].length, repair=True) for text in inputs)
 
     def null(self, count: int) -> Tensor:
         """(count, towers, length) int64: the empty prompt, or -1, which `forward` turns into zeros."""

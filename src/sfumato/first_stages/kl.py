@@ -54,7 +54,7 @@ class KLFirstStage(FirstStage):
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """(B, C, H, W) pixels in [-1, 1] -> q(z | x) in unit scale; sides must be multiples of the factor."""
-        moments = self.quant_conv(self.encoder(x)).float()  # (B, 2 C, h, w)
+        moments = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype))).float()  # (B, 2 C, h, w)
         mean, log_variance = moments.chunk(2, dim=1)
         posterior = DiagonalGaussian(mean, log_variance.clamp(-30.0, 20.0))
         return posterior.affine(self.shift.view(-1, 1, 1), self.scale.view(-1, 1, 1))
@@ -62,6 +62,7 @@ class KLFirstStage(FirstStage):
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) latents in unit scale -> (B, C, H, W) pixels, about [-1, 1]."""
         z = z * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
+        z = z.to(self.post_quant_conv.weight.dtype)  # statistics stay in fp32 where the network is in half precision
         return self.decoder(self.post_quant_conv(z))
 
     @property

@@ -102,12 +102,13 @@ class VQFirstStage(FirstStage):
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """(B, C, H, W) pixels in [-1, 1] -> the latent before quantization, in unit scale, with no spread."""
-        z = self.quant_conv(self.encoder(x)).float()
+        z = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype))).float()
         return DiagonalGaussian(z).affine(self.shift.view(-1, 1, 1), self.scale.view(-1, 1, 1))
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) latents in unit scale, quantized here -> (B, C, H, W) pixels, about [-1, 1]."""
         z = z * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
+        z = z.to(self.post_quant_conv.weight.dtype)  # statistics stay in fp32 where the network is in half precision
         return self.decoder(self.post_quant_conv(self.quantize(z)))
 
     @property

@@ -21,6 +21,10 @@ from PIL import ImageColor
 
 from sfumato.errors import InputError, unknown
 
+AUTO = "auto"
+DTYPE_NAMES = (AUTO, "float32", "float16", "bfloat16")
+"""Types that a model runs in, as PyTorch names them."""
+
 # The samplers by name, as `sfumato.samplers.SAMPLERS` and `DISPLAY_NAMES` have them (a test compares); that import takes
 # PyTorch, and a mistyped name should be answered without it.
 SAMPLER_NAMES = {

@@ -18,12 +18,13 @@ from sfumato.diffusion.guide import Guide, Score
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.device import find_device
-from sfumato.generation.engine import Made, OnStep, run
+from sfumato.generation.engine import Made, NotFiniteError, OnStep, run
 from sfumato.generation.guides import small_picture
 from sfumato.generation.known import MARGIN, known_part
-from sfumato.generation.limits import WHITE, shorten
+from sfumato.generation.limits import AUTO, WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
+from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
 from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
@@ -36,6 +37,7 @@ from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
     from sfumato.interop.cards import Card
+    from sfumato.interop.merge import Scale
 
 
 AVERAGES = "ema"  # `sfumato.interop.ema.Weights.ema`
@@ -59,6 +61,11 @@ class Pipeline(TaskMethods):
     def needs_prompt(self) -> bool:
         """Whether pictures are made from a prompt (a text, a class name); else there is nothing to say."""
         return not isinstance(self.model.conditioner, Unconditional)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the prior runs in."""
+        return next((p.dtype for p in self.model.prior.parameters()), torch.float32)
 
     @property
     def multiple(self) -> int:
@@ -115,9 +122,15 @@ class Pipeline(TaskMethods):
         latent that stays (`known_from`). guide: a score that moves every estimate (`guide_from`).
         """
         settings = replace(self.settings(request), start=start, known=known, guide=guide)
-        for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
-            made.image.info.update(self.parameters(request, made.picture).to_info())
-            yield made
+        try:
+            for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
+                made.image.info.update(self.parameters(request, made.picture).to_info())
+                yield made
+        except NotFiniteError as error:
+            if self.dtype not in HALVES:
+                raise
+            name = str(self.dtype).removeprefix("torch.")
+            raise NotFiniteError(f"in {name}, {error} Or run it in fp32 (dtype float32).") from None
 
     @property
     def channels(self) -> int:
@@ -258,28 +271,36 @@ def load(
     card: str | Card | None = None,
     weights: str = AVERAGES,
     vocabulary: str | Path | None = None,
-    loras: Sequence[tuple[str | Path, float]] = (),
+    loras: Sequence[tuple[str | Path, Scale]] = (),
+    dtype: str | torch.dtype = AUTO,
+    verify: bool = False,
 ) -> Pipeline:
     """A shipped model by its name, a model directory, or one that others published, ready on `device`.
 
     name_or_path: besides names and directories, a checkpoint (`.ckpt`, `.safetensors`), a diffusers folder, or `owner/name` on
-    the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. The rest is for published models:
+    the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. dtype: float32, float16 or bfloat16,
+    in which the networks run; auto is fp32, and fp16 for published models on CUDA. The rest is for published models:
     `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
     "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
-    trained), whose sum is added to the weights. Raises `InputError` when there is no such model or device, or a file is
-    damaged.
+    trained; a pair for U-Net and text encoders), whose sum is added to the weights; `verify`, hash the files even when their
+    hashes are remembered (a model directory's always are compared with its manifest). Raises `InputError` when there is no
+    such model or device, or a file is damaged.
     """
     where = find_device(device)
     found = Place.of(name_or_path)
+    kind = find_dtype(dtype, where, found.published)
     if found.published:
         words = None if vocabulary is None else Path(vocabulary)
-        return Pipeline(_load_published(found, where, card, weights, words, loras), where)
+        return Pipeline(_load_published(found, where, card, weights, words, loras, kind, verify), where)
     if card is not None or vocabulary is not None or weights != AVERAGES or loras:
         raise InputError(
             f"card, weights, vocabulary and LoRAs are for published models (.ckpt, .safetensors, diffusers folders); "
             f"{shorten(str(name_or_path))} is none."
         )
-    return Pipeline(load_pretrained(name_or_path, where), where)
+    loaded = load_pretrained(name_or_path, where)
+    if kind is not torch.float32:
+        turn_parameters(loaded.model, kind)
+    return Pipeline(loaded, where)
 
 
 @dataclass(frozen=True)
@@ -314,19 +335,23 @@ def _load_published(
     card: str | Card | None,
     weights: str,
     vocabulary: Path | None,
-    loras: Sequence[tuple[str | Path, float]],
+    loras: Sequence[tuple[str | Path, Scale]],
+    dtype: torch.dtype,
+    verify: bool,
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
     from sfumato.interop.load import load_published
     from sfumato.interop.lora import read_lora
-    from sfumato.interop.merge import merge
+    from sfumato.interop.merge import merge, scale_text
 
     if weights not in [known.value for known in Weights]:
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
     changes = [(read_lora(path), scale) for path, scale in loras]
-    loaded = load_published(place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device)
+    loaded = load_published(
+        place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, dtype=dtype, verify=verify
+    )
     merge(loaded.model, changes)
-    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale:g}" for path, scale in loras)]
+    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale_text(scale)}" for path, scale in loras)]
     return replace(loaded, name=" + ".join(parts))
 
 

@@ -1,4 +1,4 @@
-"""First stages in half precision that overflow: found out, said once, and run in fp32 from then on.
+"""Which type a model runs in; and first stages in half precision that overflow: found out, said once, run in fp32 from then on.
 
 fp16 ends at 65,504, and activations of published decoders (Stable Diffusion XL's, the x4 upscaler's) pass it: then pixels are
 NaN though the latents are fine. bf16 has the range of fp32 but only 8 bits of precision, as many as a picture has; so fp32
@@ -13,13 +13,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sfumato.errors import unknown
 from sfumato.first_stages.base import Decoder
+from sfumato.generation.limits import AUTO, DTYPE_NAMES
+from sfumato.model import LatentModel
 
 HALVES = (torch.float16, torch.bfloat16)
 
 
 class HalfPrecisionWarning(UserWarning):
     """A first stage overflowed in half precision and was turned into a wider type."""
+
+
+def find_dtype(name: str | torch.dtype, device: torch.device, published: bool) -> torch.dtype:
+    """The type by its name. "auto": fp32, but fp16 for a model that others published on CUDA, where it is twice as fast and
+    small: that is the type in which those models are passed on, and the first stage, which may overflow, is guarded. The
+    denoiser's sums and the sampler stay in fp32. Raises `InputError` for other names.
+    """
+    said = str(name).removeprefix("torch.")
+    if said not in DTYPE_NAMES:
+        raise unknown("dtype", said[:40], DTYPE_NAMES)
+    if said == AUTO:
+        return torch.float16 if published and device.type == "cuda" else torch.float32
+    found: torch.dtype = getattr(torch, said)
+    return found
+
+
+def turn_parameters(model: LatentModel, kind: torch.dtype) -> None:
+    """Every parameter becomes `kind`; buffers, which are statistics, stay as they are."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(kind)
 
 
 def guarded(first_stage: Decoder, given: Tensor, code: Callable[[Tensor], Tensor]) -> Tensor:

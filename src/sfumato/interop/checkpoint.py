@@ -48,6 +48,11 @@ class Checkpoint:
     pipeline: str | None = None
     yaml: ReleasedYaml | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that its tensors lie in."""
+        return tuple(sorted({entry.file.path for entry in self.index.values()}))
+
 
 def open_checkpoint(path: str | Path, variant: str | None = None) -> Checkpoint:
     """Open a .safetensors or torch.save file or a diffusers folder; its bytes say which it is.

@@ -1,8 +1,8 @@
 """Which published model a checkpoint is, where its tensors alone leave that open.
 
 Shapes name one card or several (`recognise`); prediction, betas, size and scale leave no trace in them. In this order: the
-caller says it; the yaml beside the file or the notes inside it say it; the cards are the same but for their names; the file's
-or its folder's name says it. Otherwise the caller is asked.
+caller says it; markers in the file (`markers`), the yaml beside it or the notes inside it say it; the cards are the same but
+for their names; the file's or its folder's name says it. Otherwise the caller is asked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sfumato.interop.cards import CARDS, Card, find_card
 from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.folder_schedules import scheduler_of
 from sfumato.interop.folders import Part
+from sfumato.interop.markers import ZERO_SNR, found_in
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Recognised
 from sfumato.interop.shapes import without_heads
@@ -47,6 +48,10 @@ class Facts:
     scale_factor: float | None = None
     zero_snr: bool = False
 
+    def says_of(self, card: Card) -> bool:
+        """Whether prediction and schedule are the card's."""
+        return self.prediction is card.prior.prediction and self.zero_snr == card.prior.schedule.zero_terminal_snr
+
     def fit(self, card: Card) -> bool:
         """Whether the card contradicts none of them."""
         schedule = card.prior.schedule
@@ -63,12 +68,17 @@ class Facts:
 def choose_card(found: Recognised, checkpoint: Checkpoint, card: Card | str | None = None) -> Card:
     """The card of a checkpoint with these parts. Raises `InputError` where none fits or several do, naming the choices.
 
-    Where the yaml beside the file contradicts every card of the architecture, the first is returned with the yaml's
-    prediction, betas and scale factor: a fine-tuned model that was given others.
+    Where the markers or the yaml contradict every card of the architecture, the first (of that prediction, if any) is returned
+    with their prediction, schedule and scale factor: a fine-tuned model that was given others. Markers count for a card that
+    the caller names, too; one that is given whole stays as it is.
     """
     path = checkpoint.path
+    if isinstance(card, str):
+        named = _given(found, path, find_card(card))
+        marked = _marked(checkpoint)
+        return named if marked == Facts() or marked.says_of(named) else _with(named, marked)
     if card is not None:
-        return _given(found, path, find_card(card) if isinstance(card, str) else card)
+        return _given(found, path, card)
     fitting = candidates(found, checkpoint)
     if not fitting:
         near = f"; the nearest is {found.relative.name}, with other input channels" if found.relative else ""
@@ -86,19 +96,26 @@ def candidates(found: Recognised, checkpoint: Checkpoint) -> list[Card]:
     facts = stated(checkpoint)
     fitting = _apart([one for one in found.cards if facts.fit(one)])
     if not fitting:
-        return [_with(_apart(found.cards)[0], facts)]
+        near = sorted(_apart(found.cards), key=lambda one: facts.prediction not in (None, one.prior.prediction))
+        return [_with(near[0], facts)]
     named = [one for one in fitting if _is_named(one, checkpoint.path)]
     return named if len(named) == 1 else fitting
 
 
 def stated(checkpoint: Checkpoint) -> Facts:
-    """What a folder's own configs say, the yaml beside a file, else its notes."""
+    """What a folder's own configs say, the yaml beside a file, else its notes; before both the markers in the file."""
     if checkpoint.components:
         return _of_folder(checkpoint)
-    if checkpoint.yaml is not None:
-        return _of_yaml(checkpoint.yaml)
     said = checkpoint.metadata.facts.get("modelspec.prediction_type")
-    return Facts(prediction=_PREDICTIONS.get(str(said)))
+    facts = Facts(prediction=_PREDICTIONS.get(str(said))) if checkpoint.yaml is None else _of_yaml(checkpoint.yaml)
+    marked = _marked(checkpoint)
+    return facts if marked == Facts() else replace(facts, prediction=marked.prediction, zero_snr=marked.zero_snr)
+
+
+def _marked(checkpoint: Checkpoint) -> Facts:
+    """Zero terminal SNR means v as well: eps is undefined there."""
+    markers = found_in(checkpoint.index)
+    return Facts(prediction=Prediction.v, zero_snr=ZERO_SNR in markers) if markers else Facts()
 
 
 def name_of(path: Path) -> str:
@@ -142,7 +159,9 @@ def _with(card: Card, facts: Facts) -> Card:
     )
     factor = card.first_stage.network.factor
     size = (facts.side * factor, facts.side * factor) if facts.side else card.image_size
-    return replace(card, prior=prior, image_size=size, scale_factor=facts.scale_factor or card.scale_factor)
+    sampling = replace(card.sampling, spacing="trailing") if facts.zero_snr else card.sampling  # begins at pure noise
+    factor_of_scale = facts.scale_factor or card.scale_factor
+    return replace(card, prior=prior, image_size=size, scale_factor=factor_of_scale, sampling=sampling)
 
 
 def _is_named(card: Card, path: Path) -> bool:
@@ -193,6 +212,10 @@ def _of_folder(checkpoint: Checkpoint) -> Facts:
         kind = f"{scheduler.get('beta_schedule')}, {said}"
         raise InputError(
             f"{checkpoint.path} has a scheduler of {shown(kind)}; expected scaled_linear and epsilon or v_prediction."
+        )
+    if scheduler.get("trained_betas") is not None or scheduler.get("num_train_timesteps", 1000) != 1000:
+        raise InputError(
+            f"{checkpoint.path} has a scheduler with a table or a number of steps of its own; expected 1000 betas."
         )
     start, end = (_number(scheduler.get(name)) for name in ("beta_start", "beta_end"))
     side = by_part.get(Part.denoiser, {}).get("sample_size")

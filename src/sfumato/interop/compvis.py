@@ -9,20 +9,22 @@ Stability-AI/generative-models hold one flat table of tensors:
     model_ema.*                averages of `model.*`, its dots removed; `decay` and `num_updates` beside them
     scale_factor               z_unit = scale_factor * z, so that our `first_stage.scale` is its inverse
     betas, alphas_cumprod, ... tables that follow from the schedule
+    v_pred, ztsnr              markers of fine-tuned models (`markers.py`)
     loss.*                     discriminator and perceptual network of the first stage
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 
-import torch
 from torch import nn
 
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.interop.hollow import hollow
 from sfumato.interop.keys import KeyMap
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNet, UNetConfig
@@ -37,7 +39,7 @@ STATISTICS = ("shift", "scale", "preview")
 KNOWN_EXTRAS = re.compile(
     r"scale_factor|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar"
-    r"|cond_ids|denoiser\.(sigmas|log_sigmas)|(first_stage_model\.)?loss\..*|model_ema\.(decay|num_updates)"
+    r"|v_pred|ztsnr|cond_ids|denoiser\.(sigmas|log_sigmas)|(first_stage_model\.)?loss\..*|model_ema\.(decay|num_updates)"
 )
 """Names in published files that hold no weight of a generator and may be left out."""
 
@@ -113,10 +115,15 @@ def check_norms(what: str, widths: Sequence[int], groups: int = GROUPS) -> None:
         raise InputError(f"the {what} has {said}, and the published networks have norms of 32 groups: it has no form there.")
 
 
-def parameter_shapes(kind: type[nn.Module], config: object) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(kind: type[nn.Module], config: Hashable) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters of `kind(config)`, which is built without memory."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in kind(config).named_parameters()}
+    return dict(_shapes(kind, config))  # type: ignore[arg-type]  # classes are hashable
+
+
+@lru_cache(maxsize=16)  # a load asks several times for the same few networks
+def _shapes(kind: type[nn.Module], config: Hashable) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    with hollow():
+        return tuple((name, tuple(value.shape)) for name, value in kind(config).named_parameters())
 
 
 def _unet_name(name: str) -> str:

@@ -16,13 +16,16 @@ from sfumato.build import build_model
 from sfumato.errors import InputError
 from sfumato.interop.assign import MOST_SHOWN, assign
 from sfumato.interop.cards import Card
+from sfumato.interop.checkpoint import open_checkpoint
 from sfumato.interop.ema import Weights
 from sfumato.interop.export import single_file
 from sfumato.interop.export_folder import folder_notes, folder_parts, write_parts
+from sfumato.interop.hashes import verify_files
+from sfumato.interop.hollow import hollow
 from sfumato.interop.index import Held
 from sfumato.interop.load import load_published
 from sfumato.interop.lora import read_lora
-from sfumato.interop.merge import merge
+from sfumato.interop.merge import Scale, merge
 from sfumato.io import pretrained
 from sfumato.io.files import check_manifest, new_directory
 from sfumato.io.pretrained import LoadedModel, save_pretrained
@@ -31,7 +34,7 @@ from sfumato.io.stream import write_tensors
 from sfumato.io.weights import pack, read_weights
 from sfumato.networks.clip import number_positions
 
-Loras = Sequence[tuple[Path, float]]
+Loras = Sequence[tuple[Path, Scale]]
 
 
 def open_source(
@@ -42,11 +45,15 @@ def open_source(
     weights: Weights = Weights.ema,
     vocabulary: Path | None = None,
     loras: Loras = (),
+    verify: bool = False,
 ) -> LoadedModel:
     """A published file or folder, or a model directory of ours, with every tensor in the type in which it is stored (int8 is
-    read as fp32). `loras`, each with its scale, are added to the weights. Raises `InputError`."""
+    read as fp32). `loras`, each with its scale, are added to the weights. `verify`: hash a published one again; a directory of
+    ours always is. Raises `InputError`."""
     changes = [(read_lora(file), scale) for file, scale in loras]
     if published:
+        if verify:
+            verify_files(open_checkpoint(path).files)
         loaded = load_published(path, card=card, weights=weights, vocabulary=vocabulary, dtype=None)
     else:
         loaded = _open_native(path)
@@ -59,7 +66,7 @@ def _open_native(name_or_path: Path) -> LoadedModel:
     check_manifest(path)
     config, defaults, name = pretrained.read_config(path)
     tokenizer = pretrained.read_tokenizer(path)
-    with torch.device("meta"):
+    with hollow():
         model = build_model(config, tokenizer)
     number_positions(model)
     file = path / pretrained.WEIGHTS

@@ -6,7 +6,7 @@
 
 Stable Diffusion 2's text tower may be without its last layer and its projection, as diffusers folders hold it: nothing uses
 them. Schedule, size and the authors' sampling are not in such files; the card of the published model has them. The
-prediction is noted as `modelspec.prediction_type`.
+prediction is noted as `modelspec.prediction_type`, zero terminal SNR by fine-tuners' markers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
 from sfumato.interop import compvis
+from sfumato.interop.markers import MARKERS
 from sfumato.interop.scale import with_one_scale
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
@@ -52,6 +53,8 @@ def single_file(config: ModelConfig, state: Mapping[str, Tensor]) -> tuple[dict[
     tensors = compvis.model_keys(unet, stage).to_theirs(own)
     tensors |= to_checkpoint(config.conditioner, behind(state, OUR_CONDITIONER))
     tensors[compvis.SCALE_FACTOR] = stored_factor(factor)
+    if diffusion_of(config).schedule.zero_terminal_snr:
+        tensors |= {marker: torch.zeros(1) for marker in MARKERS}  # such a model's prediction is v
     return tensors, {"modelspec.prediction_type": PREDICTIONS[diffusion_of(config).prediction]}
 
 

@@ -42,7 +42,7 @@ from sfumato.interop.checkpoint import Checkpoint
 from sfumato.interop.choose import choose_card, stated
 from sfumato.interop.folder_schedules import LOW_RESOLUTION, MAIN, NOISING, prediction_of, schedule_of, scheduler_of
 from sfumato.interop.folders import Component, Part
-from sfumato.interop.index import Held, Loadable
+from sfumato.interop.index import Loadable, loadables
 from sfumato.interop.pipelines import PLAIN
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised, cards_of
@@ -52,6 +52,8 @@ from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 
 ACTIVATIONS = get_args(Activation)
+LARGEST = 2**20
+"""Of the whole numbers in a network's settings; published ones are below 20,000."""
 T = TypeVar("T")
 
 
@@ -73,11 +75,12 @@ def read_folder_model(checkpoint: Checkpoint, card: Card | str | None) -> tuple[
     chosen = replace(chosen, scale_factor=chosen.scale_factor if factor is None else factor)
     text_time = diffusers_config.is_text_time(unet.config)
     own = diffusers.unet_keys(chosen.unet, text_time=text_time).to_ours(_read(unet), f"{unet.directory}")
-    tensors = _held(compvis.OUR_UNET, own)
+    tensors = _behind(compvis.OUR_UNET, own)
     own = diffusers.first_stage_keys(first_stage).to_ours(_read(stage), f"{stage.directory}")
-    tensors |= _held(compvis.OUR_FIRST_STAGE, own)
+    tensors |= _behind(compvis.OUR_FIRST_STAGE, own)
     conditioner, state = _conditioner(chosen.conditioner, checkpoint)
-    return replace(chosen, conditioner=conditioner), tensors | _held("conditioner.", state)
+    tensors |= _behind("conditioner.", state)
+    return replace(chosen, conditioner=conditioner), loadables(checkpoint.index, tensors)
 
 
 def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
@@ -86,6 +89,9 @@ def _parsed(parse: Callable[[Mapping[str, Any]], T], component: Component) -> T:
     assert tensors is not None
     if isinstance(layers, int) and layers > len(tensors):  # nothing is built from a number that only costs time
         raise InputError(f"{component.directory} has layers_per_block {layers}, more than it has tensors; get it again.")
+    for key, value in component.config.items():
+        if any(type(n) is int and abs(n) > LARGEST for n in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{component.directory} has a {shown(key)} beyond {LARGEST}; get its config.json again.")
     try:
         return parse(component.config)
     except InputError:
@@ -134,8 +140,8 @@ def _read(component: Component) -> dict[str, Tensor]:
     return diffusers.today(component.index.read())
 
 
-def _held(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Loadable]:
-    return {prefix + name: Held(value) for name, value in tensors.items()}
+def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
 
 
 def _conditioner(config: ConditionerConfig, checkpoint: Checkpoint) -> tuple[ConditionerConfig, dict[str, Tensor]]:
@@ -214,6 +220,10 @@ def _bert(config: BertConfig, encoder: Component) -> tuple[BertConfig, dict[str,
     stated = {"heads": encoder.config.get("encoder_attention_heads"), "head_channels": encoder.config.get("head_dim")}
     config = replace(config, **{name: value for name, value in stated.items() if type(value) is int})
     state = keys.renamed(_read(encoder), keys.ldm_bert_names(config.depth))
+    width = len(state["transformer.blocks.0.attn.to_q.weight"])
+    if config.heads * config.head_channels != width:
+        said = f"{config.heads} heads of {config.head_channels} channels"
+        raise InputError(f"{encoder.directory} has {said}; expected {width} channels together.")
     return config, {f"embedder.{name}": value for name, value in state.items()}
 
 

@@ -72,6 +72,8 @@ def schedule_of(settings: Mapping[str, Any], start: ScheduleConfig, what: str) -
     """The schedule that settings state; `start` where they are silent. Raises `InputError` for one of another kind."""
     names = {there: here for here, there in SCHEDULES.items()}
     said = settings.get("beta_schedule", SCHEDULES.get(start.name))
+    if settings.get("trained_betas") is not None:
+        raise InputError(f"{what} has a table of betas of its own (trained_betas); expected {', '.join(names)}.")
     if said not in names:
         raise InputError(f"{what} has beta_schedule {shown(str(said))}; expected {', '.join(names)}.")
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from sfumato.errors import InputError, SfumatoError
@@ -48,6 +49,11 @@ def file_hash(path: Path, *, verify: bool = False, cache: Path | None = None) ->
         raise InputError(f"{path} was changed while it was read; start again.")
     _remember(table, key, [*state, digest])
     return digest
+
+
+def verify_files(paths: Iterable[Path], *, cache: Path | None = None) -> dict[str, str]:
+    """Hex SHA-256 by path, every file read for it. Raises `InputError` as `file_hash` does."""
+    return {str(path): file_hash(path, verify=True, cache=cache) for path in paths}
 
 
 def _known(table: Path) -> dict[str, object]:

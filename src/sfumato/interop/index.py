@@ -57,6 +57,13 @@ class SourceFile:
                     raise MachineError(f"cannot map {self.path} into memory ({error.strerror}). Free memory.") from None
         return self._map
 
+    def place_of(self, value: Tensor) -> int | None:
+        """Byte of the file at which a view of its map begins; None for a tensor of its own memory."""
+        if self._map is None or not value.numel():
+            return None
+        place = value.data_ptr() - torch.frombuffer(self._map, dtype=torch.uint8).data_ptr()
+        return place if 0 <= place < self.size else None
+
     def read_into(self, buffer: Tensor, offset: int) -> None:
         """Fill a one-dimensional uint8 tensor from byte `offset` on."""
         view = memoryview(buffer.numpy())  # type: ignore[arg-type]  # an array is a buffer
@@ -284,6 +291,23 @@ class TensorIndex(Mapping[str, TensorEntry]):
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
             raise InputError(f"no tensor {missing[0]!r}{more} in the file.")
         return {name: self._entries[name].read(dtype) for name in wanted}
+
+
+def loadables(index: TensorIndex, tensors: Mapping[str, Tensor]) -> dict[str, Loadable]:
+    """Tensors, of which those that are views of the mapped files of `index` become entries again.
+
+    Reading an entry in another type goes by pieces; converting the view would make all its pages resident beside the result.
+    """
+    files = {entry.file for entry in index.values()}
+    return {name: _loadable(value, files) for name, value in tensors.items()}
+
+
+def _loadable(value: Tensor, files: Iterable[SourceFile]) -> Loadable:
+    for file in files:
+        place = file.place_of(value)
+        if place is not None:
+            return TensorEntry(value.dtype, tuple(value.shape), value.stride(), file, place)
+    return Held(value)
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

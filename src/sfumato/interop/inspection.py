@@ -19,8 +19,12 @@ from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import candidates, stated
 from sfumato.interop.folder_schedules import scheduler_of
 from sfumato.interop.folders import Part
+from sfumato.interop.hashes import verify_files
 from sfumato.interop.index import TensorIndex
+from sfumato.interop.inspect_lora import LoraFacts, lora_facts
 from sfumato.interop.load import conditioner_in, conditioner_places, recognise_checkpoint, scale_buffer
+from sfumato.interop.lora import is_lora, lora_file, read_lora
+from sfumato.interop.markers import FOREIGN, foreign, found_in
 from sfumato.interop.rebuild import shown
 from sfumato.interop.recognise import Kind, Recognised
 from sfumato.interop.shapes import without_heads
@@ -44,7 +48,8 @@ class Inspection:
 
     kind: the format. family, task, cards: of the published models that it may be. types: numbers of each type. prediction,
     schedule, scale_factor, image_size (height, width): what those models agree on. averages: whether EMA weights stand beside
-    the raw ones. step, epoch: of its training. oddities: sentences about what is missing or strange.
+    the raw ones. step, epoch: of its training. sha256: of its files by path, when they were verified. lora: of a LoRA file.
+    markers: tensors that say the prediction or the schedule. oddities: sentences about what is missing or strange.
     """
 
     path: str
@@ -64,15 +69,20 @@ class Inspection:
     step: int | None = None
     epoch: int | None = None
     yaml: str | None = None
+    sha256: Mapping[str, str] | None = None
+    lora: LoraFacts | None = None
+    markers: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
 
 
-def inspect(path: str | Path, *, values: bool = False) -> Inspection:
-    """Look at a .ckpt, a .safetensors or a diffusers folder. `values` reads every number and looks for NaN and infinity.
+def inspect(path: str | Path, *, values: bool = False, verify: bool = False) -> Inspection:
+    """Look at a .ckpt, a .safetensors or a diffusers folder. `values` reads every number and looks for NaN and infinity,
+    `verify` hashes every file, also one whose hash is remembered.
 
-    Raises `InputError` for what is none of these, or is damaged. A file of another architecture is described as far as it goes.
+    Raises `InputError` for what is none of these, is damaged, or has other bytes than the hash that is remembered of it. A file
+    of another architecture is described as far as it goes.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(lora_file(Path(path)) or path)
     facts = Inspection(
         path=str(checkpoint.path),
         kind=checkpoint.kind.value,
@@ -82,11 +92,27 @@ def inspect(path: str | Path, *, values: bool = False) -> Inspection:
         step=checkpoint.metadata.step,
         epoch=checkpoint.metadata.epoch,
         yaml=None if checkpoint.yaml is None else str(checkpoint.yaml.path),
+        sha256=verify_files(checkpoint.files) if verify else None,
     )
-    facts = _of_folder(facts, checkpoint) if checkpoint.components else _of_file(facts, checkpoint)
+    if is_lora(checkpoint.index):
+        facts = _of_lora(facts, checkpoint)
+    else:
+        facts = _of_folder(facts, checkpoint) if checkpoint.components else _of_file(facts, checkpoint)
     if values:
         facts = replace(facts, oddities=(*facts.oddities, *_not_finite(checkpoint.index)))
     return facts
+
+
+def _of_lora(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
+    index = checkpoint.index
+    try:
+        found, oddities = lora_facts(read_lora(checkpoint.path))
+    except InputError as error:
+        whole = Portion("tensors", "a LoRA or a relative of it", len(index), index.numel)
+        return replace(facts, portions=(whole,), oddities=(str(error),))
+    whole = Portion("LoRA", "low-rank changes of weights", len(index), index.numel)
+    family = " or ".join(found.families) or None
+    return replace(facts, family=family, cards=found.cards, portions=(whole,), lora=found, oddities=tuple(oddities))
 
 
 def _of_file(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
@@ -107,7 +133,9 @@ def _of_file(facts: Inspection, checkpoint: Checkpoint) -> Inspection:
         if facts.scale_factor is not None and abs(factor / facts.scale_factor - 1) > 1e-4:
             oddities.append(f"its scale_factor is {factor:.6g}, that of the published model {facts.scale_factor:.6g}.")
         facts = replace(facts, scale_factor=factor)
-    return replace(facts, portions=_portions(found, index), oddities=tuple(oddities))
+    if (said := foreign(index)) is not None:
+        oddities.append(f"{said}, which has no form here.")
+    return replace(facts, portions=_portions(found, index), oddities=tuple(oddities), markers=found_in(index))
 
 
 def _published(found: Recognised, cards: list[Card]) -> tuple[str, ...]:
@@ -138,7 +166,8 @@ def _of_cards(facts: Inspection, cards: list[Card]) -> Inspection:
 
 def _schedule(card: Card) -> str:
     s = card.prior.schedule
-    return f"{s.name.value}, beta {s.beta_start:g} to {s.beta_end:g}, {s.num_steps} steps"
+    zero = ", zero terminal SNR" if s.zero_terminal_snr else ""
+    return f"{s.name.value}, beta {s.beta_start:g} to {s.beta_end:g}, {s.num_steps} steps{zero}"
 
 
 def _one(values: Iterable[str]) -> str:
@@ -203,7 +232,7 @@ def _encoder(card: Card) -> str:
 
 def _strange(found: Recognised, cards: list[Card], checkpoint: Checkpoint) -> list[str]:
     faults = []
-    unknown = [name for name in found.rest if not name.startswith(PREFIXES)]
+    unknown = [name for name in found.rest if not name.startswith(PREFIXES) and name not in FOREIGN]
     if unknown:
         more = ", ..." if unknown[SHOWN:] else ""
         faults.append(f"{len(unknown)} names of no known part: {', '.join(map(shown, unknown[:SHOWN]))}{more}.")

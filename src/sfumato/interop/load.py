@@ -34,9 +34,11 @@ from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
-from sfumato.interop.hashes import file_hash
-from sfumato.interop.index import Held, Loadable, TensorIndex
+from sfumato.interop.hashes import file_hash, verify_files
+from sfumato.interop.hollow import hollow
+from sfumato.interop.index import Held, Loadable, TensorIndex, loadables
 from sfumato.interop.keys import KeyMap
+from sfumato.interop.markers import check_markers
 from sfumato.interop.recognise import Kind, Recognised, recognise
 from sfumato.interop.scale import statistics
 from sfumato.io.pretrained import LoadedModel, SamplingDefaults
@@ -66,6 +68,7 @@ def load_published(
     embeddings: Statistics | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = torch.float32,
+    verify: bool = False,
 ) -> LoadedModel:
     """Load a .ckpt or .safetensors file in the authors' names, or a diffusers folder, onto `device`.
 
@@ -73,16 +76,19 @@ def load_published(
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else a folder's own, else the hub's cache's.
     embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
+    verify: hash every file first, also one whose hash is remembered, which then must be the same.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
     is_folder = Path(path).is_dir()
     checkpoint = open_checkpoint(path, "non_ema" if is_folder and weights is Weights.raw else None)
+    if verify:
+        verify_files(checkpoint.files)
     chosen, tensors = (_of_folder if is_folder else _of_file)(checkpoint, weights, card, embeddings)
     config = ModelConfig(chosen.first_stage, chosen.prior, chosen.conditioner, chosen.image_size)
     tensors |= _held(compvis.OUR_FIRST_STAGE, statistics(chosen.first_stage, scale_factor_of(checkpoint, chosen)))
     words = folder_words(checkpoint) if vocabulary is None else read_vocabulary(vocabulary)
     tokenizer = bert_tokenizer(words).to_str() if words else None
-    with torch.device("meta"):
+    with hollow():
         model = build_model(config, tokenizer)
     number_positions(model)
     exact = (*OUR_STATISTICS, *(f"conditioner.{name}" for name, _ in model.conditioner.named_buffers()))
@@ -96,6 +102,7 @@ def _of_file(
     """The card, with the conditioner that the file has, and the tensors under our names."""
     found = recognise_checkpoint(checkpoint)
     _check_whole(found, checkpoint)
+    check_markers(checkpoint.index, str(checkpoint.path))
     chosen = choose_card(found, checkpoint, card)
     chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
     tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
@@ -135,7 +142,7 @@ def load_first_stage(
         _check_rest(found.rest, checkpoint)
     stored = scale_buffer(checkpoint)
     factor = scale_factor if scale_factor is not None else 1.0 if stored is None else stored
-    with torch.device("meta"):
+    with hollow():
         model = build_first_stage(found.first_stage)
     keys = compvis.first_stage_keys(found.first_stage).prefixed("", found.first_stage_prefix)
     tensors: dict[str, Loadable] = _renamed(checkpoint.index, keys) | _held("", statistics(found.first_stage, factor))
@@ -243,7 +250,7 @@ def _conditioner(
     _check_rest(
         tuple(n for n in own if not n.startswith((*used, *UNUSED)) and n.split(".")[-1] not in OPENCLIP_UNUSED), checkpoint
     )
-    return _held("conditioner.", state)
+    return loadables(checkpoint.index, {f"conditioner.{name}": value for name, value in state.items()})
 
 
 def conditioner_places(config: ConditionerConfig, names: list[str]) -> tuple[str, ...]:

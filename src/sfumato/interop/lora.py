@@ -173,10 +173,18 @@ class _Settings:
         return value * math.sqrt(rank) if table.get("use_rslora") else float(value)
 
 
+def lora_file(path: Path) -> Path | None:
+    """The LoRA in a folder as diffusers or PEFT save it; None for a file, and for a folder without one."""
+    try:
+        return next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+    except (OSError, ValueError):  # no path can have this name
+        return None
+
+
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+    found = lora_file(path)
     if found is None:
         raise InputError(f"{path} holds no LoRA ({', '.join(FOLDER_FILES)}); give the file itself.")
     return found

@@ -79,6 +79,15 @@ def matched(lora: Lora, model: nn.Module) -> dict[str, LowRank]:
     return found
 
 
+Scale = float | tuple[float, float]
+"""How much of a LoRA: of all of it, or (U-Net, text encoders)."""
+
+
+def scale_text(scale: Scale) -> str:
+    """As it is written on the command line: 0.8, or 0.8:0.5."""
+    return ":".join(f"{one:g}" for one in (scale if isinstance(scale, tuple) else (scale,)))
+
+
 class Merge:
     """LoRAs that are in a model's weights: what `merge` returns. `undo` takes them out; as a context, its end does."""
 
@@ -118,21 +127,24 @@ class Merge:
 
 
 @torch.no_grad()
-def merge(model: nn.Module, loras: Sequence[tuple[Lora, float]]) -> Merge:
-    """Add LoRAs, each times its scale (1 is as trained, 0 nothing, below 0 the opposite), to the weights of `model`.
+def merge(model: nn.Module, loras: Sequence[tuple[Lora, Scale]]) -> Merge:
+    """Add LoRAs, each times its scale (1 is as trained, 0 nothing, below 0 the opposite), to the weights of `model`. A pair of
+    scales is that of the U-Net and that of text encoders.
 
     Changed weights are new tensors (those from before are kept for `Merge.undo`, and a mapped file is never written). Raises
     `InputError` as `matched`, for a scale that is no finite number, and for a sum that the weight's type cannot hold; the model
     is then as it was.
     """
     changes: dict[str, list[tuple[LowRank, float, Lora]]] = {}
+    texts = tuple(f"{path}." if path else "" for path, part in model.named_modules() if isinstance(part, ClipTexts))
     for lora, scale in loras:
-        if not math.isfinite(scale):
+        main, text = scale if isinstance(scale, tuple) else (scale, scale)
+        if not (math.isfinite(main) and math.isfinite(text)):
             raise InputError(
                 f"the scale of {lora.path} is {scale}; expected a finite number, 1 for the LoRA as it was trained."
             )
         for name, change in matched(lora, model).items():
-            changes.setdefault(name, []).append((change, scale, lora))
+            changes.setdefault(name, []).append((change, text if name.startswith(texts) else main, lora))
     weights, done = dict(model.named_parameters()), Merge()
     try:
         for name, parts in changes.items():

@@ -175,9 +175,10 @@ def _is_cross(shapes: Shapes, place: str, context: int | None) -> bool:
     return len(key) == len(query) == 2 and key[1] == context and key[1] != query[1]
 
 
-def _check(shapes: Shapes, kind: type[torch.nn.Module], config: object, keys: KeyMap, what: str) -> None:
-    with torch.device("meta"):
-        ours = dict(kind(config).named_parameters())
+def _check(
+    shapes: Shapes, kind: type[torch.nn.Module], config: UNetConfig | KLConfig | VQConfig, keys: KeyMap, what: str
+) -> None:
+    ours = {name: torch.empty(shape, device="meta") for name, shape in compvis.parameter_shapes(kind, config).items()}
     wanted = {name: tuple(value.shape) for name, value in keys.to_theirs(ours).items()}
     faults = [f"{name} is missing" for name in sorted(wanted.keys() - shapes.keys())]
     faults += [f"{name} is unexpected" for name in sorted(shapes.keys() - wanted.keys())]

@@ -1,4 +1,8 @@
-"""A model is a directory: config.json, model.safetensors, tokenizer.json, README.md and a manifest of hashes."""
+"""A model is a directory: config.json, model.safetensors, tokenizer.json, README.md and a manifest of hashes.
+
+Models over one first stage need not each hold it: `"shares": {"model": NAME, "hash": ...}` in a config.json says that the first
+stage's weights are those of a shipped model, whose hash is checked.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato.build import ModelConfig, build_model
 from sfumato.config import from_dict, to_dict
@@ -16,11 +21,12 @@ from sfumato.errors import InputError, unknown
 from sfumato.io.files import MANIFEST, check_manifest, new_directory, read_json, write_bytes, write_json
 from sfumato.io.storage import Storage
 from sfumato.io.stream import write_tensors
-from sfumato.io.weights import load_strictly, pack, read_weights, save_weights
+from sfumato.io.weights import load_strictly, pack, read_stored, read_weights, save_weights
 from sfumato.model import LatentModel
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 CONFIG, WEIGHTS, TOKENIZER, CARD = "config.json", "model.safetensors", "tokenizer.json", "README.md"
+SHARES, FIRST_STAGE = "shares", "first_stage."
 FORMAT = 1
 
 
@@ -144,10 +150,55 @@ def load_pretrained(name_or_path: str | Path, device: torch.device | str = "cpu"
     config, defaults, name = read_config(path)
     tokenizer = read_tokenizer(path)
     model = build_model(config, tokenizer)
-    load_strictly(model, read_weights(path / WEIGHTS), str(path / WEIGHTS))
+    load_strictly(model, model_weights(path), str(path / WEIGHTS))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(model.eval().to(device), config, defaults, name, digest, path)
+
+
+def model_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a model directory, with those of a first stage that it shares. Raises `InputError`."""
+    weights = read_weights(path / WEIGHTS)
+    shares = read_json(path / CONFIG).get(SHARES)
+    if shares is None:
+        return weights
+    owner = str(shares.get("model")) if isinstance(shares, dict) else ""
+    if owner not in shipped_models():
+        raise InputError(f"{path / CONFIG} shares the first stage of {owner!r}, which this release does not ship.")
+    if (found := read_hash(ASSETS / owner)) != shares.get("hash"):
+        raise InputError(
+            f"{path / CONFIG} shares the first stage of {owner} {shares.get('hash')}, and this release has {owner} {found}; "
+            "take the release that the model was made with."
+        )
+    return {**_first_stage(read_weights(ASSETS / owner / WEIGHTS)), **weights}
+
+
+def share_first_stage(name_or_path: str | Path, owner: str, target: Path) -> LoadedModel:
+    """Write a model again without its first stage, which is that of the shipped model `owner`; returns the one it was.
+
+    Raises `InputError` when the two first stages differ by more than the rounding of an int8 tensor's scale.
+    """
+    if owner not in shipped_models():
+        raise unknown("shipped model", owner[:100], shipped_models())
+    loaded = load_pretrained(name_or_path)
+    own, theirs = (_first_stage(model_weights(path)) for path in (loaded.path, ASSETS / owner))
+    if own.keys() != theirs.keys() or not all(torch.allclose(own[k], theirs[k], rtol=1e-6, atol=0) for k in own):
+        raise InputError(
+            f"{loaded.path} has another first stage than {owner}; train it with --first-stage {owner}, and store both alike."
+        )
+    with new_directory(target) as folder:
+        rest = {k: v for k, v in read_stored(loaded.path / WEIGHTS).items() if not k.startswith(FIRST_STAGE)}
+        save_weights(folder / WEIGHTS, rest)
+        settings: Any = read_json(loaded.path / CONFIG)
+        write_json(folder / CONFIG, {**settings, SHARES: {"model": owner, "hash": read_hash(ASSETS / owner)}})
+        for file in (TOKENIZER, CARD):
+            if (loaded.path / file).is_file():
+                write_bytes(folder / file, (loaded.path / file).read_bytes())
+    return loaded
+
+
+def _first_stage(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name.startswith(FIRST_STAGE)}
 
 
 def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage) -> LoadedModel:
@@ -158,7 +209,9 @@ def convert_pretrained(name_or_path: str | Path, target: Path, storage: Storage)
     loaded = load_pretrained(name_or_path)
     with new_directory(target) as folder:
         save_weights(folder / WEIGHTS, pack(loaded.model.state_dict(), storage, _exact(loaded.model)))
-        for name in (CONFIG, TOKENIZER, CARD):
+        settings: Any = read_json(loaded.path / CONFIG)
+        write_json(folder / CONFIG, {key: value for key, value in settings.items() if key != SHARES})
+        for name in (TOKENIZER, CARD):
             if (loaded.path / name).is_file():
                 write_bytes(folder / name, (loaded.path / name).read_bytes())
     return loaded

@@ -46,7 +46,7 @@ def pack(tensors: Mapping[str, Tensor], storage: Storage, exact: tuple[str, ...]
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU, int8 as fp32; raises `InputError` when it is missing or damaged."""
-    tensors = _read(path)
+    tensors = read_stored(path)
     scales = {name.removesuffix(SCALE): tensors.pop(name) for name in list(tensors) if name.endswith(SCALE)}
     for name in sorted(scales.keys() | {name for name, tensor in tensors.items() if tensor.dtype == torch.int8}):
         problem = _misfit(name, tensors.get(name), scales.get(name))
@@ -72,13 +72,14 @@ def _misfit(name: str, q: Tensor | None, scale: Tensor | None) -> str | None:
 
 def read_storage(path: Path) -> Storage:
     """How a weight file is stored. Raises `InputError` as `read_weights` does for one that is no safetensors file."""
-    types = {tensor.dtype for tensor in _read(path).values()}
+    types = {tensor.dtype for tensor in read_stored(path).values()}
     if torch.int8 in types:
         return Storage.int8
     return Storage.fp16 if torch.float16 in types else Storage.fp32
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_stored(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file as they are stored. Raises `InputError` as `read_weights`."""
     try:
         return load_file(path) if _is_utf8(path) else load(path.read_bytes())  # safetensors opens UTF-8 names only
     except FileNotFoundError:

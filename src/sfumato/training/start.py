@@ -16,7 +16,7 @@ from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.files import read_json
-from sfumato.io.pretrained import WEIGHTS, find_model, read_config
+from sfumato.io.pretrained import find_model, model_weights, read_config
 from sfumato.io.weights import load_strictly, read_weights
 
 
@@ -35,7 +35,7 @@ def start_part(module: nn.Module, source: str, name: str) -> None:
 
 
 def _part(source: str, prefix: str) -> dict[str, torch.Tensor]:
-    tensors = read_weights(find_model(source) / WEIGHTS)
+    tensors = model_weights(find_model(source))
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
