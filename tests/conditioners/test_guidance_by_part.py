@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.conditioners.base import Conditioner
+from sfumato.conditioners.base import Conditioner, Parts
 from sfumato.conditioners.compose import Composite, CompositeConfig, Part
 from sfumato.conditioners.label import ClassLabel, LabelConfig
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioning import Conditioning, Twins
 from sfumato.config import from_dict, to_dict
 from sfumato.errors import InputError
+from sfumato.training.conditions import flat, unflat
 
 
 class Map(Conditioner[Tensor, Tensor]):
@@ -178,3 +179,13 @@ def test_the_config_names_parts_that_exist():
     assert from_dict(CompositeConfig, old).dropped == ()
     with pytest.raises(InputError, match="dropped part"):
         CompositeConfig((Part("label", LabelConfig(("a",), 4)),), dropped=("map",))
+
+
+def test_a_training_batch_keeps_what_was_left_out():
+    """Batches are flat tensors by dotted names."""
+    ours = composite()
+    dropped = ours.drop(ours.prepare([INPUT] * 40), 0.5, torch.Generator().manual_seed(0))
+    again = unflat(flat(dropped))
+    assert isinstance(again, Parts)
+    assert torch.equal(ours(again).concat, ours(dropped).concat)  # type: ignore[arg-type]
+    assert 0 < int((ours(again).concat == 0).all((1, 2, 3)).sum()) < 40  # type: ignore[union-attr]

@@ -67,7 +67,7 @@ PartConfig = (
 TEXT = "text"
 """The part that an input of plain text is for."""
 
-ABSENT = "absent."
+ABSENT = "absent-"
 """Before a part's name in prepared values: (B,) bool, the rows in which that part is left out."""
 
 
