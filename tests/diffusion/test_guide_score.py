@@ -82,12 +82,12 @@ def test_the_small_picture_score_is_exact_for_normal_data_of_its_spread():
 
 
 def test_the_small_picture_is_compared_at_its_own_size():
-    """A picture of one colour c stays c when it is shrunk: score = -n (2 z - c)^2 / (2 v), v on paper."""
+    """A picture of one colour c stays c when it is shrunk: score = -n (2 z - c)^2 / (2 v), n numbers of z, v on paper."""
     schedule = make_schedule(ScheduleConfig(ScheduleName.rectified))
     score = SmallPictureScore(lambda z: (2 * z).expand(-1, 3, -1, -1), torch.full((2, 4, 4), 0.3), schedule, 0.1, 0.5)
     z = torch.full((1, 1, 16, 16), 0.25)
     variance = 0.1**2 + 0.5**2 * 0.2**2 / (0.8**2 + 0.2**2)
-    expected = -2 * 16 * (2 * 0.25 - 0.3) ** 2 / (2 * variance)
+    expected = -16 * 16 * (2 * 0.25 - 0.3) ** 2 / (2 * variance)
     assert float(score(z, torch.tensor([0.2]))) == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,13 +1,15 @@
 """Scores of latents that guide without retraining: a low-resolution picture through the decoder, a class by a classifier.
 
-    small picture y   score = -|| shrink(D(x_0)) - y ||^2 / (2 v_t)
+    small picture y   score = -(dim x_0 / dim y) || shrink(D(x_0)) - y ||^2 / (2 v_t)
                       v_t = deviation^2 + spread^2 sigma_t^2 / (alpha_t^2 + sigma_t^2)
     class c           score = log softmax(f(x_0))_c
 
-The first is the log-likelihood of y = shrink(D(x_0)) + noise (Rombach et al. 2021, arXiv 2112.10752, appendix C), with a
-variance that has room for what the estimate at t cannot know: the second term of v_t is the variance of x_0 given x_t for
-normal data of that spread and a scale of 1 (the r_t^2 of Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse
-problems"). Without it, early steps would be moved by errors of the estimate as if they were the picture's.
+The first is the log-likelihood of y = shrink(D(x_0)) + noise (Rombach et al. 2021, arXiv 2112.10752, appendix C) but for two
+things. Its variance has room for what the estimate at t cannot know: the second term of v_t is the variance of x_0 given x_t
+for normal data of that spread and a scale of 1 (the r_t^2 of Song et al. 2023, "Pseudoinverse-guided diffusion models for
+inverse problems"); without it, early steps would be moved by errors of the estimate as if they were the picture's. And it
+counts as many measurements as the latent has numbers, whatever the size of y: pixels beside one another err together, so that
+four times as many of them do not say four times as much, and one scale fits all sizes.
 """
 
 from __future__ import annotations
@@ -35,21 +37,22 @@ class SmallPictureScore:
     """How well the decoded latent, shrunk, agrees with a small picture.
 
     decode: latents in unit scale -> (B, C, H, W), about [-1, 1], differentiable. small: (c, h, w) in [-1, 1], compared with the
-    first c channels. deviation: of what may differ in the end, in units of pixels. spread: standard deviation of pixels.
+    first c channels. deviation: of what may differ in the end, in units of pixels. spread: standard deviation of pixels; 1, more
+    than pictures have, keeps few steps from going too far.
     """
 
     decode: Callable[[Tensor], Tensor]
     small: Tensor
     schedule: Schedule
     deviation: float = 0.05
-    spread: float = 0.5
+    spread: float = 1.0
 
     def __call__(self, x_0: Tensor, t: Tensor) -> Tensor:
         """(B, C, h, w), (B,) -> (B,) nats up to a constant."""
         alpha, sigma = self.schedule(t)
         variance = self.deviation**2 + self.spread**2 * sigma**2 / (alpha**2 + sigma**2)
         error = self.shrunk(x_0) - self.small.to(x_0)
-        return -error.square().flatten(1).sum(1) / (2 * variance.to(x_0))
+        return -x_0[0].numel() * error.square().flatten(1).mean(1) / (2 * variance.to(x_0))
 
     def shrunk(self, x_0: Tensor) -> Tensor:
         """(B, c, h, w): the decoded latents as small as the picture, by antialiased bicubic interpolation."""
