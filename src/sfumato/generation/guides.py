@@ -37,8 +37,8 @@ class SmallPictureScore:
     """How well the decoded latent, shrunk, agrees with a small picture.
 
     decode: latents in unit scale -> (B, C, H, W), about [-1, 1], differentiable. small: (c, h, w) in [-1, 1], compared with the
-    first c channels. deviation: of what may differ in the end, in units of pixels. spread: standard deviation of pixels; 1, more
-    than pictures have, keeps few steps from going too far.
+    first c channels. deviation: of what may differ in the end, in units of pixels. spread: standard deviation of pixels; 1,
+    more than pictures have, keeps few steps from going too far.
     """
 
     decode: Callable[[Tensor], Tensor]
