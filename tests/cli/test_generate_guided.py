@@ -32,7 +32,7 @@ def run(*argv: object) -> int:
     return main(["generate", *map(str, argv), "--device", "cpu"])
 
 
-def test_a_picture_guides(model, small):
+def test_a_picture_guides(model, small, capsys):
     flags = ["cat", "--model", model, "--seed", 1, "--steps", 3]
     assert run(*flags, "--out", "plain.png") == 0
     assert run(*flags, "--out", "guided.png", "--guide", small, "--guide-scale", 0.05) == 0
@@ -40,6 +40,9 @@ def test_a_picture_guides(model, small):
         expected = load(model, "cpu").generate("cat", seed=1, steps=3, guide=given, guide_scale=0.05)[0]
         assert guided.tobytes() == expected.tobytes()
         assert guided.tobytes() != plain.tobytes()
+    capsys.readouterr()
+    assert run("--from", "guided.png", "--model", model, "--out", "again.png") == 0
+    assert "from 'small.png', which its parameters alone cannot repeat" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

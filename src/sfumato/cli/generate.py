@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             draft = replace(draft, prompts=("",))  # the neighbours may say it all
         made = of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
         if guide is not None:
-            made = replace(made, guide=guide(pipeline, made.request))
+            made = replace(made, guide=guide(pipeline, made.request), task="generate", source=Path(args.guide).name)
         return made if gallery is None else _with_neighbours(pipeline, made, gallery)
 
     if len(classes) == 1 and not checked.draft.prompts:
@@ -117,4 +117,5 @@ def _guide_scale(args: argparse.Namespace) -> float:
 def _with_neighbours(pipeline: Pipeline, job: Job, directory: Path) -> Job:
     from sfumato.training.gallery import neighbours_by_seed
 
-    return replace(job, inputs=neighbours_by_seed(pipeline, directory, cache_folder("neighbours"), lambda _: job.inputs))
+    inputs = neighbours_by_seed(pipeline, directory, cache_folder("neighbours"), lambda _: job.inputs)
+    return replace(job, inputs=inputs, task="generate", source=directory.name)
