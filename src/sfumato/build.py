@@ -102,7 +102,8 @@ def build_conditioner(
     """
     match config:
         case CompositeConfig():
-            return Composite({part.name: build_conditioner(part.conditioner, tokenizer, encode) for part in config.parts})
+            parts = {part.name: build_conditioner(part.conditioner, tokenizer, encode) for part in config.parts}
+            return Composite(parts, config.dropped)
         case TextConfig():
             if tokenizer is None:
                 raise InputError("a text conditioner needs its tokenizer (tokenizer.json), and none was given.")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.conditioners.base import Conditioner, Prepared
+from sfumato.conditioners.base import Conditioner, Prepared, Scales
 from sfumato.first_stages.base import FirstStage
 from sfumato.latent import Grid
 from sfumato.noise import NoiseSource
@@ -50,7 +50,7 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, prepared: Prepared, settings: Any, noise: NoiseSource, guidance: float = 1.0, negative: Prepared | None = None
+        self, prepared: Prepared, settings: Any, noise: NoiseSource, guidance: Scales = 1.0, negative: Prepared | None = None
     ) -> Tensor:
         """Pictures (B, C, H, W) of the trained size, about [-1, 1], for prepared inputs (B, ...)."""
         twins = self.conditioner.twins(prepared, guidance, negative)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.cli.caches import cache_folder
 from sfumato.errors import InputError, unknown
 from sfumato.generation.limits import LIMITS, number_from_text
 from sfumato.generation.output import checked_file, checked_path
@@ -93,9 +94,7 @@ def _out(text: str, overwrite: bool) -> Path:
 
 def default_cache() -> Path:
     """`$XDG_CACHE_HOME/sfumato/features` or `~/.cache/sfumato/features`."""
-    import os
-
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfumato" / "features"
+    return cache_folder("features")
 
 
 def measure(

@@ -44,7 +44,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     add("--num", metavar="N", default="1", help="pictures of each prompt (default: 1)")
     add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: by chance)")
     add("--steps", metavar="K", help="denoising steps (default: the model's)")
-    add("--guidance", metavar="W", help="how strongly the prompt pulls; 1 is off (default: the model's)")
+    add("--guidance", metavar="W", help="how strongly the prompt pulls; 1 is off; by part: text=3,map=1.5")
     add("--negative", metavar="TEXT", help="what to stay away from")
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)} (default: the model's)")
 

@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.cli.loras import Scale, lora_from_text
 from sfumato.errors import InputError, unknown
 from sfumato.generation.film import FILM_FORMATS, check_count
-from sfumato.generation.limits import DTYPE_NAMES, WHITE, number_from_text, shorten, size_from_text
+from sfumato.generation.limits import DTYPE_NAMES, WHITE, guidance_from_text, number_from_text, shorten, size_from_text
 from sfumato.generation.metadata import Parameters, read_parameters
 from sfumato.generation.output import SHEET_FORMATS, Destination, checked_file, checked_path, destination
 from sfumato.generation.request import Draft
@@ -100,6 +100,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
     def number(name: str) -> Any:
         return number_from_text(text(name)) if text(name) is not None else getattr(source, name, None)
 
+    guidance: Any = getattr(source, "guidance", None) if args.guidance is None else guidance_from_text(args.guidance)
     height, width = (None, None) if source is None else (source.height, source.width)
     if text("size") is not None:
         height, width = size_from_text(text("size"))
@@ -112,7 +113,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
         num=number("num"),
         seed=number("seed"),
         steps=number("steps"),
-        guidance=number("guidance"),
+        guidance=guidance,
         sampler=args.sampler if args.sampler is not None else getattr(source, "sampler", None),
         height=height,
         width=width,

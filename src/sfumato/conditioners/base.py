@@ -46,6 +46,9 @@ class Parts:
 
 Prepared = Tensor | Parts
 
+Scales = float | Mapping[str, float]
+"""A guidance scale, or one for each of some parts by their names; 1 is off."""
+
 I = TypeVar("I")  # noqa: E741
 P = TypeVar("P", bound=Prepared)
 
@@ -96,8 +99,13 @@ class Conditioner(nn.Module, ABC, Generic[I, P]):
         chance = torch.rand(len(prepared), generator=rng, device=device_of(prepared))
         return cast(P, choose(chance < probability, self.nulled(prepared), prepared))
 
-    def twins(self, prepared: P, guidance: float, negative: P | None = None) -> Twins:
-        """Conditions and weights for guidance: w * cond + (1 - w) * null. `guidance` 1 means off, `negative` replaces null."""
+    def twins(self, prepared: P, guidance: Scales, negative: P | None = None) -> Twins:
+        """Conditions and weights for guidance: w * cond + (1 - w) * null. `guidance` 1 means off, `negative` replaces null.
+
+        guidance: a number; one for each named part is for models of several (`Composite`), and raises `InputError` here.
+        """
+        if not isinstance(guidance, int | float):
+            raise InputError("guidance by part is for models that are told several things; give this one a single number.")
         cond = self(prepared)
         if guidance == 1.0:
             return [(cond, 1.0)]

@@ -6,6 +6,14 @@
 
 A picture's input is a mapping from a part's name to that part's input. Guidance nulls every part in its own way: text
 becomes the empty prompt or zeros, and what a part keeps (masks, small pictures, maps, sizes) stays.
+
+Guidance of each part by itself, with scales s_1 ... s_n in the order of the parts, nests them (Brooks et al. 2022,
+arXiv 2211.09800, eq. 3, for any number):
+
+    x_0 = x_0(0, ..., 0) + sum_i s_i (x_0(c_1, ..., c_i, 0, ..., 0) - x_0(c_1, ..., c_(i-1), 0, ..., 0))
+
+The parts that no scale is given for, and those of scale 1, are always told. A part that keeps its input has a null of its own
+only where training left it out at times (`CompositeConfig.dropped`): zeros in its slots.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.conditioners.base import Conditioner, Parts, device_of
+from sfumato.conditioners.base import Conditioner, Parts, Prepared, Scales, choose, device_of
 from sfumato.conditioners.bert import BertConfig
 from sfumato.conditioners.class_embedder import ClassEmbedderConfig
 from sfumato.conditioners.clip_text import ClipTextsConfig
@@ -59,6 +67,9 @@ PartConfig = (
 TEXT = "text"
 """The part that an input of plain text is for."""
 
+ABSENT = "absent-"
+"""Before a part's name in prepared values: (B,) bool, the rows in which that part is left out."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -70,10 +81,15 @@ class Part:
 
 @dataclass(frozen=True)
 class CompositeConfig:
-    """parts: in the order in which their tokens, channels and features stand."""
+    """parts: in the order in which their tokens, channels and features stand.
+
+    dropped: names of the parts that training also leaves out, by zeros, so that they can be guided by themselves; for those
+    that guidance else keeps.
+    """
 
     kind: ClassVar[str] = "composite"
     parts: tuple[Part, ...]
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
@@ -82,14 +98,18 @@ class CompositeConfig:
         wrong = next((name for name in names if not name.isidentifier() or hasattr(nn.ModuleDict, name)), None)
         if wrong is not None:
             raise InputError(f"composite: a part is named {wrong!r}; expected a word such as {TEXT}, mask or sizes.")
+        strange = next((name for name in self.dropped if name not in names), None)
+        if strange is not None:
+            raise unknown("dropped part", strange, names)
 
 
 class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
     """Named conditioners. A plain text is the input of the part `text`; a negative input may leave parts out."""
 
-    def __init__(self, parts: Mapping[str, Conditioner[Any, Any]]):
+    def __init__(self, parts: Mapping[str, Conditioner[Any, Any]], dropped: Sequence[str] = ()):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
+        self.dropped = tuple(dropped)
 
     def from_prompt(self, prompt: str, size: tuple[int, int]) -> Mapping[str, Any]:
         """Every part's input. Raises `InputError` when a part needs more than a prompt."""
@@ -130,22 +150,76 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
 
     def nulled(self, prepared: Parts) -> Parts:
         """Every part's null twin."""
-        return Parts({name: self._part(name).nulled(value) for name, value in prepared.values.items()})
+        values = prepared.values.items()
+        return Parts({name: self._part(name).nulled(value) if name in self.parts else value for name, value in values})
 
     def forward(self, prepared: Parts) -> Conditioning:
         """The parts' slots, joined. Raises `InputError` when a part has no input."""
         missing = [name for name in self.parts if name not in prepared.values]
         if missing:
             raise InputError(f"no input for {', '.join(missing)}; this model needs {', '.join(self.parts)}.")
-        return joined([self.parts[name](prepared.values[name]) for name in self.parts])
+        told = {name: self.parts[name](prepared.values[name]) for name in self.parts}
+        for name in self.parts:
+            if ABSENT + name in prepared.values:
+                told[name] = _without(told[name], prepared.tensor(ABSENT + name))
+        return joined(list(told.values()))
 
-    def twins(self, prepared: Parts, guidance: float, negative: Parts | None = None) -> Twins:
-        """As every conditioner's; the parts that `negative` leaves out are nulled in their own way."""
+    def drop(self, prepared: Parts, probability: float, rng: torch.Generator | None) -> Parts:
+        """As every conditioner's; and each part of `dropped` is left out with `probability`, and of every other null twin."""
+        if probability <= 0 or not self.dropped:
+            return super().drop(prepared, probability, rng)
+        device = device_of(prepared)
+        null = torch.rand(len(prepared), generator=rng, device=device) < probability  # (B,)
+        some = choose(null, self.nulled(prepared), prepared)
+        assert isinstance(some, Parts)
+        values = dict(some.values)
+        for name in self.dropped:
+            chance = torch.rand(len(prepared), generator=rng, device=device)
+            values[ABSENT + name] = (chance < probability) | (null & (chance < 0.5))
+        return Parts(values)
+
+    def twins(self, prepared: Parts, guidance: Scales, negative: Parts | None = None) -> Twins:
+        """As every conditioner's; the parts that `negative` leaves out are nulled in their own way.
+
+        guidance: also a scale by the names of parts, see the module. Raises `InputError` for a name that is no part's, and for
+        a part that has no null.
+        """
+        if isinstance(guidance, Mapping):
+            return self._nested(prepared, guidance, {} if negative is None else negative.to(device_of(prepared)).values)
         if negative is not None and guidance != 1.0:
             rest = {name: value for name, value in prepared.values.items() if name not in negative.values}
             kept = self.nulled(Parts(rest)).values if rest else {}
             negative = Parts({**negative.to(device_of(prepared)).values, **kept})
         return super().twins(prepared, guidance, negative)
+
+    def _nested(self, prepared: Parts, scales: Mapping[str, float], negative: Mapping[str, Prepared]) -> Twins:
+        strange = next((name for name in scales if name not in self.parts), None)
+        if strange is not None:
+            raise unknown("guidance of", str(strange)[:100], list(self.parts))
+        guided = [name for name in self.parts if scales.get(name, 1.0) != 1.0]
+        weights = [1.0, *(float(scales[name]) for name in guided), 0.0]  # s_0 of what is always told, s_1 ... s_n
+        values = dict(prepared.values)
+        twins: Twins = []
+        for i in reversed(range(len(guided) + 1)):  # c_1 ... c_i are told
+            weight = weights[i] - weights[i + 1]
+            if weight or not twins:
+                twins.append((self(Parts(values)), weight))
+            if i:
+                values |= self._null_of(guided[i - 1], prepared.values[guided[i - 1]], negative)
+        return twins
+
+    def _null_of(self, name: str, value: Prepared, negative: Mapping[str, Prepared]) -> dict[str, Prepared]:
+        """What stands for a part that is not told."""
+        if name in negative:
+            return {name: negative[name]}
+        if name in self.dropped:
+            return {ABSENT + name: torch.ones(len(value), dtype=torch.bool, device=device_of(value))}
+        null = self._part(name).nulled(value)
+        if null is value:
+            raise InputError(
+                f"guidance of {name}: this model was never trained without it, so it has no null; leave {name} out of guidance."
+            )
+        return {name: null}
 
     def tokenizer_json(self) -> str | None:
         """The tokenizer of the part that has one of its own."""
@@ -156,6 +230,17 @@ class Composite(Conditioner[Mapping[str, Any] | str, Parts]):
         part = self.parts[name]
         assert isinstance(part, Conditioner)
         return part
+
+
+def _without(cond: Conditioning, absent: Tensor) -> Conditioning:
+    """Zeros in the floating slots of the rows that are `absent` (B,)."""
+
+    def cleared(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        return value.masked_fill(absent.view(-1, *[1] * (value.ndim - 1)), 0.0)
+
+    return cond.map(cleared)
 
 
 def joined(parts: Sequence[Conditioning]) -> Conditioning:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfumato.conditioners.base import Conditioner
+from sfumato.conditioners.base import Conditioner, Scales
 from sfumato.conditioning import Conditioning, Twins
 
 
@@ -39,6 +39,6 @@ class Unconditional(Conditioner[str, Tensor]):
         """An empty Conditioning."""
         return Conditioning()
 
-    def twins(self, prepared: Tensor, guidance: float, negative: Tensor | None = None) -> Twins:
+    def twins(self, prepared: Tensor, guidance: Scales, negative: Tensor | None = None) -> Twins:
         """Guidance has nothing to guide: one empty condition, whatever the scale."""
         return [(Conditioning(), 1.0)]

@@ -5,6 +5,8 @@ phi(x): the map of the deepest layer, (h w) tokens;   near(x, y) = <mean phi(x),
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -62,3 +64,28 @@ def nearest_others(pooled: Tensor, num: int, families: Sequence[str] | None = No
         near.masked_fill_(family[start : start + CHUNK, None] == family, -torch.inf)
         rows.append(near.topk(num, dim=1).indices)
     return torch.cat(rows)
+
+
+def groups_of(pictures: Tensor, families: Sequence[str | None] | None = None) -> list[str]:
+    """For each of (N, C, H, W) uint8 the group that must not find each other: equal pictures, and those of one family.
+
+    families: (N,), None for a picture of none. Groups are joined where they share a picture.
+    """
+    content = [hashlib.sha256(picture.contiguous().numpy().tobytes()).hexdigest() for picture in pictures.cpu()]
+    own = [None] * len(content) if families is None else list(families)
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            name = root[name]
+        return name
+
+    for digest, family in zip(content, own, strict=True):
+        if family is not None:
+            root[find(f"family {family}")] = find(digest)
+    return [find(digest) for digest in content]
+
+
+def most_others(groups: Sequence[str]) -> int:
+    """How many others every picture has outside of its own group."""
+    return len(groups) - max(Counter(groups).values(), default=0)

@@ -14,7 +14,7 @@ import numbers
 import operator
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from PIL import ImageColor
@@ -47,6 +47,9 @@ SAMPLER_ALIASES = {"euler_ancestral": "euler_a", "uni_pc": "unipc", "pndm": "plm
 WHITE, TRANSPARENT = "white", "transparent"
 """Backgrounds with a name of their own; every other one is #rrggbb."""
 
+PART = r"[A-Za-z_][A-Za-z0-9_]{0,39}"
+"""The name of a part of a condition."""
+
 SHOWN = 40  # characters of a bad value that a message repeats
 
 
@@ -67,9 +70,13 @@ class Limits:
         """Denoising steps."""
         return whole("steps", value, 1, self.max_steps)
 
-    def guidance(self, value: object) -> float:
-        """Guidance scale w; 1 means off."""
-        return real("guidance", value, 0.0, self.max_guidance)
+    def guidance(self, value: object) -> float | dict[str, float]:
+        """Guidance scale w, or one for each of some parts of the condition by their names; 1 means off."""
+        if not isinstance(value, Mapping):
+            return real("guidance", value, 0.0, self.max_guidance)
+        if not value or not all(isinstance(name, str) and re.fullmatch(PART, name) for name in value):
+            raise InputError(f"guidance: got {shorten(dict(value))}, expected scales by the names of parts, as text=3,map=1.5.")
+        return {name: real(f"guidance of {name}", scale, 0.0, self.max_guidance) for name, scale in value.items()}
 
     def num(self, value: object) -> int:
         """Pictures for each prompt."""
@@ -191,6 +198,22 @@ def number_from_text(text: str) -> int | float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def guidance_from_text(text: str) -> int | float | str | dict[str, int | float | str]:
+    """A guidance scale as a person types it: a number, or NAME=NUMBER,... for parts of the condition.
+
+    What is neither comes back as text, for the check to refuse. Raises `InputError` for a part that is named twice.
+    """
+    if "=" not in text or len(text) > 1000:
+        return number_from_text(text)
+    scales: dict[str, int | float | str] = {}
+    for entry in text.split(","):
+        name, _, number = entry.partition("=")
+        if name.strip() in scales:
+            raise InputError(f"guidance: {shorten(name.strip())} has two scales; give each part one.")
+        scales[name.strip()] = number_from_text(number.strip())
+    return scales
 
 
 def size_from_text(text: str) -> tuple[int, int]:

@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import InputError
-from sfumato.generation.limits import LIMITS, SAMPLER_NAMES, WHITE, number_from_text, shorten
+from sfumato.generation.limits import LIMITS, SAMPLER_NAMES, WHITE, guidance_from_text, number_from_text, shorten
 
 FORMAT = 1
 PARAMETERS, EXACT = "parameters", "sfumato"
@@ -52,7 +52,7 @@ class Parameters:
     negative: str | None = None
     seed: int | None = None
     steps: int | None = None
-    guidance: float | None = None
+    guidance: float | dict[str, float] | None = None
     sampler: str | None = None
     height: int | None = None
     width: int | None = None
@@ -80,7 +80,7 @@ class Parameters:
         return {
             "Steps": self.steps,
             "Sampler": SAMPLER_NAMES.get(self.sampler or "", self.sampler),
-            "CFG scale": None if self.guidance is None else f"{self.guidance!r}".removesuffix(".0"),
+            "CFG scale": None if self.guidance is None else _scale(self.guidance),
             "Seed": self.seed,
             "Size": None if self.width is None else f"{self.width}x{self.height}",
             "Model hash": self.model_hash,
@@ -159,7 +159,7 @@ def parse_text(text: str) -> Parameters:
         negative=negative or None,
         seed=_number(fields.get("Seed")),  # type: ignore[arg-type]  # text that is no number is refused by its check
         steps=_number(fields.get("Steps")),  # type: ignore[arg-type]
-        guidance=_number(fields.get("CFG scale")),  # type: ignore[arg-type]
+        guidance=None if "CFG scale" not in fields else guidance_from_text(fields["CFG scale"]),  # type: ignore[arg-type]
         sampler=None if sampler is None else names.get(sampler.casefold(), sampler),
         height=int(size[2]) if size else None,
         width=int(size[1]) if size else None,
@@ -218,6 +218,11 @@ def _unquote(text: str) -> str:
 
 def _number(text: str | None) -> object:
     return None if text is None else number_from_text(text)
+
+
+def _scale(guidance: float | dict[str, float]) -> str:
+    scales = guidance if isinstance(guidance, dict) else {"": guidance}
+    return ",".join(f"{name}{'=' if name else ''}{scale!r}".removesuffix(".0") for name, scale in scales.items())
 
 
 def _version() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,18 @@ from torch import Tensor
 from sfumato.conditioners.none import Unconditional
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
+from sfumato.diffusion.guide import Guide, Score
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, NotFiniteError, OnStep, run
+from sfumato.generation.guides import small_picture
+from sfumato.generation.known import MARGIN, known_part
 from sfumato.generation.limits import AUTO, WHITE, shorten
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
 from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
-from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request
+from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
 from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
@@ -112,13 +115,14 @@ class Pipeline(TaskMethods):
         start: Start | None = None,
         inputs: Any = None,
         known: Known | None = None,
+        guide: Guide | None = None,
     ) -> Iterator[Made]:
         """The request's pictures in order, each as soon as it is done, with its parameters in `image.info`.
 
         start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`. known: the part of the
-        latent that stays (`sfumato.generation.known`).
+        latent that stays (`known_from`). guide: a score that moves every estimate (`guide_from`).
         """
-        settings = replace(self.settings(request), start=start, known=known)
+        settings = replace(self.settings(request), start=start, known=known, guide=guide)
         try:
             for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
                 made.image.info.update(self.parameters(request, made.picture).to_info())
@@ -150,6 +154,45 @@ class Pipeline(TaskMethods):
         """Pictures (B, C, H, W) in [-1, 1] -> their most likely latents in unit scale, in tiles where they are large."""
         return encode(self.model.first_stage, x.to(self.device), self.tiling).mean
 
+    def known_from(
+        self, image: Image.Image, mask: Image.Image, request: Request, resampling: int = 1, jump: int = 1, margin: int = MARGIN
+    ) -> Known:
+        """What stays of `image` where `mask` (of its size) is black, for a model that knows nothing of masks; see `known_part`.
+
+        resampling: how often every `jump` steps are walked again so that the new part fits the old one, each time at the price
+        of those steps.
+        """
+        first_stage = self.model.first_stage
+        if not isinstance(first_stage, FirstStage):
+            raise InputError("mask: this model has no encoder, so it cannot keep a part of a picture.")
+        return known_part(
+            first_stage,
+            image,
+            mask,
+            (request.height, request.width),
+            resampling=resampling,
+            jump=jump,
+            margin=margin,
+            device=self.device,
+            tiling=self.tiling,
+        )
+
+    def guide_from(self, guide: Image.Image | Score | Guide, request: Request, scale: float = 1.0) -> Guide:
+        """A small picture, or a score `(z_0, t) -> (B,)` of latents in unit scale, as what moves every estimate.
+
+        scale: 1 is the score as it is. Needs a diffusion prior, and costs a backward pass a step.
+        """
+        if isinstance(guide, Guide):
+            return guide
+        prior = self.model.prior
+        if not isinstance(prior, DiffusionPrior):
+            raise InputError("guide: this model is no diffusion model, and a score can guide no other.")
+        if not isinstance(guide, Image.Image):
+            return Guide(guide, scale)
+        size = (request.height, request.width)
+        score = small_picture(guide, self.model.first_stage, prior.denoiser.schedule, size, self.device)
+        return Guide(score, scale)
+
     def parameters(self, request: Request, picture: Picture) -> Parameters:
         """What a picture's file says about how it was made."""
         return Parameters(
@@ -157,7 +200,7 @@ class Pipeline(TaskMethods):
             negative=request.negative,
             seed=picture.seed,
             steps=request.steps,
-            guidance=request.guidance,
+            guidance=dict(request.guidance) if isinstance(request.guidance, Mapping) else request.guidance,
             sampler=request.sampler,
             height=request.height,
             width=request.width,
@@ -174,7 +217,7 @@ class Pipeline(TaskMethods):
         *,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -182,18 +225,23 @@ class Pipeline(TaskMethods):
         image: Image.Image | None = None,
         strength: float = 0.75,
         inputs: Any = None,
+        guide: Image.Image | Score | Guide | None = None,
+        guide_scale: float = 1.0,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
-        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `background` is what a model
+        steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `guidance` may also be a scale for
+        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model
         that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
         "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
         `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
-        such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `on_step` is called after each denoising
-        step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the
-        file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError` when
-        memory runs out, `NotFiniteError` when sampling diverges.
+        such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks
+        like when shrunk, or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at
+        times t (B,); `guide_scale` times its gradient moves every estimate, without retraining. `on_step` is called after each
+        denoising step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes
+        it to the file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError`
+        when memory runs out, `NotFiniteError` when sampling diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
         if inputs is not None and not prompts:
@@ -213,7 +261,8 @@ class Pipeline(TaskMethods):
         )
         request = self.request(draft)
         start = None if image is None else self.start_from(image, strength, request)
-        return [made.image for made in self.stream(request, on_step, start, inputs)]
+        moved = None if guide is None else self.guide_from(guide, request, guide_scale)
+        return [made.image for made in self.stream(request, on_step, start, inputs, guide=moved)]
 
 
 def load(

@@ -6,13 +6,16 @@ Picture i, counted over prompts x num with the pictures of one prompt side by si
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sfumato.errors import InputError
 from sfumato.generation.limits import LIMITS, WHITE, Limits
 
 BATCH_SIZE = 16
+
+Scales = float | Mapping[str, float]
+"""A guidance scale, or one for each of some parts of the condition (`conditioners.base.Scales`, without PyTorch)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Request:
     num: int
     seed: int
     steps: int
-    guidance: float
+    guidance: Scales
     sampler: str
     height: int
     width: int
@@ -65,7 +68,7 @@ class Draft:
     num: int = 1
     seed: int | None = None
     steps: int | None = None
-    guidance: float | None = None
+    guidance: Scales | None = None
     sampler: str | None = None
     height: int | None = None
     width: int | None = None
@@ -78,7 +81,7 @@ class Draft:
             LIMITS.seed(self.seed, max(len(self.prompts), 1) * self.num)
 
     def complete(
-        self, *, steps: int, guidance: float, sampler: str, image_size: tuple[int, int], multiple: int, needs_prompt: bool
+        self, *, steps: int, guidance: Scales, sampler: str, image_size: tuple[int, int], multiple: int, needs_prompt: bool
     ) -> Request:
         """The request for a model with these defaults, whose sides are multiples of `multiple` pixels."""
         if needs_prompt and not self.prompts:

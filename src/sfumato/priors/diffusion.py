@@ -152,10 +152,12 @@ class DiffusionPrior(Prior[DiffusionSettings]):
     def _estimate(self, twins: Twins, settings: DiffusionSettings) -> Estimate:
         """(x_t, t) -> x_0 under `twins`, with what is known in its place, moved by the guide."""
         known, guide = settings.known, settings.guide
-        if guide is not None:
-            with torch.inference_mode(False):  # tensors made in inference mode cannot be part of a gradient
+        if guide is None:
+            guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
+        else:
+            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode cannot be part of a gradient
                 twins = [(cond.map(torch.clone), weight) for cond, weight in twins]
-        guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
+                guided = GuidedDenoiser(self.denoiser, twins, settings.guidance)
 
         def estimate(x_t: Tensor, t: Tensor) -> Tensor:
             x_0 = guided(x_t, t)

@@ -25,7 +25,7 @@ from sfumato.conditioners.text import TextEncoder
 from sfumato.data.annotations import MapClasses
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.maps import UNLABELLED
-from sfumato.features.neighbours import features_of, nearest_others
+from sfumato.features.neighbours import features_of, groups_of, most_others, nearest_others
 from sfumato.training.beside import Beside
 from sfumato.training.conditions import (
     ConditionSource,
@@ -80,9 +80,10 @@ def condition_source(
             own_factor, degradation = conditioner.config.factor, conditioner.config.degradation
             return Shrunken(pixels, own_factor, degradation, _resize_to(conditioner, data, factor))
         case Retrieved():
-            features, pooled = features_of(_pictures(data, resident), device)
-            num = conditioner.config.num
-            others = nearest_others(pooled, min(SPARE * num, len(data) - 1))
+            pictures = _pictures(data, resident)
+            features, pooled = features_of(pictures, device)
+            num, groups = conditioner.config.num, groups_of(pictures)  # a copy of a picture is not its neighbour either
+            others = nearest_others(pooled, min(SPARE * num, most_others(groups)), groups)
             return NearestFeatures(features, pooled, others, num, device)
         case _:
             raise AssertionError(type(conditioner))

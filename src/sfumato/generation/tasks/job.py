@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sfumato.diffusion.guide import Guide
 from sfumato.generation.engine import Made, OnStep
 from sfumato.generation.metadata import Parameters, TaskParameters
 from sfumato.generation.request import Request
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """start, inputs, known: as in `Pipeline.stream`. finish: makes the user's picture of what was made; None keeps it.
+    """start, inputs, known, guide: as in `Pipeline.stream`. finish: makes the user's picture of what was made; None keeps it.
 
     task, strength, source: what the file says beside the request; no task for plain generation.
     """
@@ -29,6 +30,7 @@ class Job:
     start: Start | None = None
     inputs: Any = None
     known: Known | None = None
+    guide: Guide | None = None
     finish: Callable[[Made], Image.Image] | None = None
     task: str | None = None
     strength: float | None = None
@@ -44,7 +46,7 @@ class Job:
 
 def perform(pipeline: Pipeline, job: Job, on_step: OnStep | None = None) -> Iterator[Made]:
     """The job's pictures in order, each as soon as it is done, with its parameters in `image.info`."""
-    for made in pipeline.stream(job.request, on_step, job.start, job.inputs, job.known):
+    for made in pipeline.stream(job.request, on_step, job.start, job.inputs, job.known, job.guide):
         image = made.image if job.finish is None else job.finish(made)
         image.info.update(job.parameters(pipeline.parameters(job.request, made.picture)).to_info())
         yield replace(made, image=image)

@@ -19,7 +19,7 @@ from sfumato.generation.engine import OnStep
 from sfumato.generation.layouts import LabelledBox, parse_layout, read_layout
 from sfumato.generation.limits import WHITE
 from sfumato.generation.maps import classes_of
-from sfumato.generation.request import BATCH_SIZE, Draft
+from sfumato.generation.request import BATCH_SIZE, Draft, Scales
 from sfumato.generation.tasks.compose import compose
 from sfumato.generation.tasks.edit import edit
 from sfumato.generation.tasks.inpaint import inpaint
@@ -46,7 +46,7 @@ class TaskMethods:
         strength: float | None = None,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -72,7 +72,7 @@ class TaskMethods:
         resampling: int | None = None,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -96,7 +96,7 @@ class TaskMethods:
         *,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         batch_size: int = BATCH_SIZE,
         on_step: OnStep | None = None,
@@ -114,7 +114,7 @@ class TaskMethods:
         *,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -136,7 +136,7 @@ class TaskMethods:
         *,
         negative: str | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Scales | None = None,
         sampler: str | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = BATCH_SIZE,
@@ -164,7 +164,7 @@ def _draft(
     seed: int | None,
     negative: str | None,
     steps: int | None,
-    guidance: float | None,
+    guidance: Scales | None,
     sampler: str | None,
     batch_size: int,
     size: tuple[int, int] | None = None,
