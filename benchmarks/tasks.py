@@ -48,8 +48,10 @@ from sfumato.first_stages.base import FirstStage
 from sfumato.generation.known import MARGIN, latent_mask
 from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.io.pretrained import LoadedModel, load_pretrained
+from sfumato.io.weights import load_strictly, read_weights, save_weights
 from sfumato.metrics.bootstrap import Interval
 from sfumato.model import LatentModel
+from sfumato.networks.segmenter import Segmenter, SegmenterConfig
 from sfumato.noise import PictureNoise
 from sfumato.priors.diffusion import DiffusionSettings
 from sfumato.samplers.known import Known
@@ -314,13 +316,23 @@ class Scenes:
         few = train.part(range(min(len(train), 8000)))
         self.train, self.beside = few, beside
         self.train_pixels = few.load_all()
-        self.segmenter = train_segmenter(
-            self.train_pixels, beside.maps(few, classes), classes.num, bench.device,
-            RecoveryTraining(steps=bench.args.segmenter_steps, batch_size=64), channels=64,
-        )  # fmt: skip
+        self.segmenter = self._segmenter(bench, beside.maps(few, classes), classes.num)
         self.truth, self.maps = self.test.load_all(), beside.maps(self.test, classes).long()
         true = agreement(recover(self.segmenter, self.truth), self.maps, classes.num, bench.rng)
         bench.row("maps: true pictures", accuracy=true.accuracy, iou=true.mean_iou, count=true.count)
+
+    def _segmenter(self, bench: Bench, maps: Tensor, num_classes: int) -> Segmenter:
+        """Trained once: the actions on one set of scenes share its weights."""
+        kept = None if bench.args.segmenter is None else Path(bench.args.segmenter)
+        if kept is not None and kept.is_file():
+            network = Segmenter(SegmenterConfig(num_classes, self.train_pixels.shape[1], 64))
+            load_strictly(network, read_weights(kept), str(kept))
+            return network.to(bench.device).eval()
+        training = RecoveryTraining(steps=bench.args.segmenter_steps, batch_size=64)
+        network = train_segmenter(self.train_pixels, maps, num_classes, bench.device, training, channels=64)
+        if kept is not None:
+            save_weights(kept, network.state_dict())
+        return network
 
 
 def semantic(bench: Bench) -> None:
@@ -422,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--label", default="subgroup", help="metadata field of the classes")
     parser.add_argument("--where", default="style=noto", help="FIELD=VALUE of the one style")
+    parser.add_argument("--segmenter", metavar="FILE", help="keep the segmenter's weights there, and take them if they are")
     parser.add_argument("--segmenter-steps", type=int, default=3000)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)

@@ -100,6 +100,8 @@ class Run:
         first = build_first_stage_seeded(self.config)
         fill_frozen(first, self.frozen)
         first = first.to(self.device).eval().requires_grad_(False)
+        if isinstance(first, KLFirstStage):  # conditioners of pictures encode with it at every step
+            first = _layout(first, self.device)
         stage = Stage(self.out / "first_stage", key(base, "frozen", self.frozen.digest()))
         stage.open()
         results = stage.results()
