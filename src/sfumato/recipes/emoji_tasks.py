@@ -36,7 +36,7 @@ def emoji_inpaint() -> RunConfig:
     Result: docs/tasks.md.
     """
     conditioner = CompositeConfig((Part(TEXT, _TEXT), Part("mask", _MASK)))
-    return _task("emoji-inpaint", conditioner, _SMALL)
+    return _task("emoji-inpaint", conditioner, _SMALL, 8_000)
 
 
 def emoji_upscale() -> RunConfig:
@@ -44,7 +44,7 @@ def emoji_upscale() -> RunConfig:
 
     Command: `sfumato train emoji-upscale --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    return _task("emoji-upscale", LowResolutionConfig(), _SMALLER)
+    return _task("emoji-upscale", LowResolutionConfig(), _SMALLER, 6_000)
 
 
 def emoji_upscale_regression() -> RunConfig:
@@ -52,7 +52,7 @@ def emoji_upscale_regression() -> RunConfig:
 
     Command: `sfumato train emoji-upscale-regression --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    base = _task("emoji-upscale-regression", LowResolutionConfig(), _SMALLER)
+    base = _task("emoji-upscale-regression", LowResolutionConfig(), _SMALLER, 6_000)
     prior = dataclasses.replace(base.prior, model=RegressionConfig(_SMALLER))
     return dataclasses.replace(base, prior=prior)
 
@@ -81,7 +81,7 @@ def emoji_class() -> RunConfig:
 
     Command: `sfumato train emoji-class --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    base = _task("emoji-class", LabelConfig(ANY_CLASSES, dim=128, as_context=False), _SMALL)
+    base = _task("emoji-class", LabelConfig(ANY_CLASSES, dim=128, as_context=False), _SMALL, 3_500)
     return dataclasses.replace(base, data=dataclasses.replace(base.data, label="subgroup"))
 
 
@@ -90,7 +90,7 @@ def emoji_style() -> RunConfig:
 
     Command: `sfumato train emoji-style --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    base = _task("emoji-style", NoneConfig(), _SMALL)
+    base = _task("emoji-style", NoneConfig(), _SMALL, 2_000)
     return dataclasses.replace(base, data=dataclasses.replace(base.data, where=("style=noto",)))
 
 
@@ -99,13 +99,13 @@ def emoji_retrieval() -> RunConfig:
 
     Command: `sfumato train emoji-retrieval --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    return _task("emoji-retrieval", RetrievedConfig(num=4, width=192), _SMALL)
+    return _task("emoji-retrieval", RetrievedConfig(num=4, width=192), _SMALL, 2_500)
 
 
-def _task(name: str, conditioner: TrainedConditionerConfig, network: NetworkConfig) -> RunConfig:
+def _task(name: str, conditioner: TrainedConditionerConfig, network: NetworkConfig, steps: int) -> RunConfig:
     base = emoji()
     model = dataclasses.replace(base.prior.model, network=network)
-    train = dataclasses.replace(base.prior.train, steps=8_000, checkpoint_every=2_000, sample_every=4_000)
+    train = dataclasses.replace(base.prior.train, steps=steps, checkpoint_every=2_000, sample_every=4_000)
     prior = dataclasses.replace(base.prior, model=model, train=train)
     first = dataclasses.replace(base.first_stage, frozen="emoji")
     run = dataclasses.replace(base, name=name, first_stage=first, prior=prior, storage=Storage.int8)
@@ -117,6 +117,6 @@ def _unet(name: str, channels: int, *, batch_size: int) -> RunConfig:
         channels, channels, channels=96, multipliers=(1, 2, 2), num_res_blocks=2, attention_factors=(4,), head_channels=32,
         qk_norm=True,
     )  # fmt: skip
-    base = _task(name, _MASK, network)
+    base = _task(name, _MASK, network, 10_000)
     train = dataclasses.replace(base.prior.train, optimizer="adamw", learning_rate=5e-4, batch_size=batch_size)
     return dataclasses.replace(base, prior=dataclasses.replace(base.prior, train=train), storage=Storage.fp16)

@@ -43,17 +43,17 @@ def scenes_semantic() -> RunConfig:
 
     Command: `sfumato train scenes-semantic --data DIR --out RUN`. Hardware: one H100. Result: docs/tasks.md.
     """
-    return _scenes("scenes-semantic", SegmentationConfig(channels=16, halvings=3))
+    return _scenes("scenes-semantic", SegmentationConfig(channels=16, halvings=3), 3_500)
 
 
-def _scenes(name: str, conditioner: TrainedConditionerConfig) -> RunConfig:
+def _scenes(name: str, conditioner: TrainedConditionerConfig, steps: int = 5_000) -> RunConfig:
     base = emoji()
     autoencoder = AutoencoderConfig(
         channels=32, multipliers=(1, 2, 3, 4), num_res_blocks=1, mid_attention=False, latent_channels=16, norm_groups=8
     )
     first = dataclasses.replace(base.first_stage, model=KLConfig(network=autoencoder))
-    first = dataclasses.replace(first, train=dataclasses.replace(first.train, steps=5_000))
-    train = dataclasses.replace(base.prior.train, steps=8_000, checkpoint_every=2_000, sample_every=4_000)
+    first = dataclasses.replace(first, train=dataclasses.replace(first.train, steps=4_000))
+    train = dataclasses.replace(base.prior.train, steps=steps, checkpoint_every=2_000, sample_every=4_000)
     model = dataclasses.replace(base.prior.model, network=_NETWORK)
     prior = dataclasses.replace(base.prior, model=model, train=train, balance_by="")
     data = dataclasses.replace(base.data, channels=3)
