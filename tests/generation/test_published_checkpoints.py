@@ -208,3 +208,12 @@ def test_one_line_for_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) ->
     (tmp_path / "page.ckpt").write_text("<!DOCTYPE html><html>not found</html>")
     with pytest.raises(InputError, match="is a web page"):
         load(tmp_path / "page.ckpt", "cpu")
+
+
+@pytest.mark.parametrize("name", ["nothing.ckpt", "models/nothing.safetensors"])
+def test_a_checkpoint_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^no such file: {name}.$"):
+        load(name, "cpu")
+    with pytest.raises(InputError, match=f"^no such file: {name}.$"):
+        load(name, "cpu", card="sd1")

@@ -254,6 +254,10 @@ def load(
     return Pipeline(loaded, where)
 
 
+CHECKPOINTS = (".ckpt", ".safetensors")
+"""How published files end: a name that ends so is a path, and none of ours or of the hub's."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a model lies, and whether it is one that others published. `name`: of one from the hub, with its commit."""
@@ -272,6 +276,8 @@ class Place:
                 return Place(path, path.is_file() or (path / "model_index.json").is_file())
         except (OSError, ValueError):  # no path can have this name: too long, a NUL
             return Place(path, False)
+        if path.suffix.lower() in CHECKPOINTS and ":" not in str(path):  # not OWNER/NAME:FILE on the hub
+            raise InputError(f"no such file: {str(path)[:200]}.")
         from sfumato.interop.hub import from_hub, is_repository, repository
 
         if not is_repository(str(name_or_path)) or path.parent.exists():  # runs/photo, where there is a runs: a slip
