@@ -7,12 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from published import CARDS, WORDS, config_of, made, picture, prepared_for, state_of, with_averages, write
+from published import (
+    CARDS,
+    WORDS,
+    config_of,
+    made,
+    picture,
+    prepared_for,
+    shapes_of,
+    state_of,
+    with_averages,
+    write,
+    write_hollow,
+)
 
 from sfumato.conditioners.checkpoint import Statistics
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline
+from sfumato.interop.cards import find_card
 from sfumato.interop.ema import Weights
 from sfumato.interop.load import load_first_stage, load_published
 
@@ -129,6 +142,12 @@ def test_statistics_of_image_embeddings(tmp_path):
     part = loaded.model.conditioner.get_submodule("parts.image")
     assert torch.equal(part.get_buffer("mean"), given.mean)
     assert torch.equal(part.get_buffer("std"), given.std)
+
+
+def test_unclip_l_without_its_statistics_is_refused(tmp_path):
+    path = write_hollow(shapes_of(find_card("sd2-unclip-l")), tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"is sd2-unclip-l, whose statistics .*ViT-L-14_stats.th.*diffusers folder"):
+        load_published(path)
 
 
 @pytest.mark.parametrize(
