@@ -2,9 +2,9 @@
 
     E[x_0 | x_t, y] = E[x_0 | x_t] + (sigma_t^2 / alpha_t) grad_{x_t} log p(y | x_t)
 
-exactly, by Tweedie's formula at x_t = alpha_t x_0 + sigma_t eps; in eps it is eps - sigma_t grad log p (Dhariwal & Nichol 2021,
-arXiv 2105.05233, algorithm 2; Rombach et al. 2021, arXiv 2112.10752, appendix C). What is known is not p(y | x_t) but a score of
-clean latents, taken at the estimate,
+exactly, by Tweedie's formula at x_t = alpha_t x_0 + sigma_t eps; in eps it is eps - sigma_t grad log p (Dhariwal & Nichol
+2021, arXiv 2105.05233, algorithm 2; Rombach et al. 2021, arXiv 2112.10752, appendix C). What is known is not p(y | x_t) but a
+score of clean latents, taken at the estimate,
 
     x_0_hat <- x_0_hat + scale (sigma_t^2 / alpha_t) grad_{x_t} score(x_0_hat(x_t), t)
 
