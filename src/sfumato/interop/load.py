@@ -20,7 +20,6 @@ from sfumato.build import ConditionerConfig, ModelConfig, build_first_stage, bui
 from sfumato.conditioners.checkpoint import PREFIXES, SDXL, STAGE, VISION, Statistics, from_checkpoint
 from sfumato.conditioners.clip_text import ClipTextsConfig, with_layers
 from sfumato.conditioners.compose import TEXT, CompositeConfig
-from sfumato.conditioners.image_embedding import VIT_L
 from sfumato.conditioners.keys import OPENCLIP_UNUSED
 from sfumato.conditioners.wordpiece import bert_tokenizer, read_vocabulary
 from sfumato.errors import InputError
@@ -33,6 +32,7 @@ from sfumato.interop.cards import Card, Task
 from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
+from sfumato.interop.embeddings import statistics_for
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
 from sfumato.interop.hashes import file_hash, verify_files
@@ -76,7 +76,7 @@ def load_published(
     Weights become `dtype`, statistics stay in fp32; with None every tensor stays of the file's own type.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else a folder's own, else the hub's cache's.
-    embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
+    embeddings: mean and deviation of Stable unCLIP-L's image embeddings, else those of the file beside it (`embeddings`).
     verify: hash every file first, also one whose hash is remembered, which then must be the same.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
@@ -106,8 +106,7 @@ def _of_file(
     check_markers(checkpoint.index, str(checkpoint.path))
     chosen = choose_card(found, checkpoint, card)
     chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
-    if embeddings is None:
-        _check_statistics(chosen, checkpoint)
+    embeddings = embeddings or statistics_for(chosen, checkpoint.path)
     tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
     return chosen, tensors | _conditioner(chosen.conditioner, checkpoint, found, embeddings)
 
@@ -230,16 +229,6 @@ def _check_whole(found: Recognised, checkpoint: Checkpoint) -> None:
         raise InputError(f"{checkpoint.path} is a first stage alone, which draws nothing by itself; use load_first_stage.")
     if found.kind is Kind.unet:
         raise InputError(f"{checkpoint.path} holds a U-Net without a first stage; get the whole checkpoint.")
-
-
-def _check_statistics(card: Card, checkpoint: Checkpoint) -> None:
-    """Raise `InputError` for Stable unCLIP-L: no single file has its statistics; with 0 and 1 it would run, and be wrong."""
-    parts = card.conditioner.parts if isinstance(card.conditioner, CompositeConfig) else ()
-    if any(getattr(part.conditioner, "tower", None) == VIT_L for part in parts):
-        raise InputError(
-            f"{checkpoint.path} is {card.name}, whose statistics of image embeddings are in a file of their own "
-            "(ViT-L-14_stats.th): give load_published mean and std (embeddings), or load the diffusers folder, which has them."
-        )
 
 
 def _renamed(index: TensorIndex, keys: KeyMap) -> dict[str, Loadable]:
