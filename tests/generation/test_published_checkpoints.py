@@ -17,6 +17,7 @@ from sfumato.generation.pipeline import AVERAGES, Pipeline, load
 from sfumato.generation.pixels import to_pictures
 from sfumato.generation.request import Draft
 from sfumato.interop import choose, hub
+from sfumato.interop.convert import open_source, write_native
 from sfumato.interop.ema import Weights
 from sfumato.io.pretrained import LoadedModel
 from sfumato.noise import PictureNoise
@@ -156,6 +157,17 @@ def test_loras_are_added(checkpoint: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(found[LAYER] - plain[LAYER], 0.5 * change, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(found[name], plain[name]) for name in plain if name != LAYER)
     assert pipeline.name == "mine + style:0.8 + style:-0.3"
+
+
+def test_loras_are_added_to_a_converted_model(checkpoint: Path, tmp_path: Path) -> None:
+    path, _ = lora(tmp_path / "style.safetensors")
+    write_native(open_source(checkpoint, published=True, card=SD1), tmp_path / "native")
+    expected = load(checkpoint, "cpu", card=SD1, loras=[(path, 0.8)])
+    found = load(tmp_path / "native", "cpu", loras=[(path, 0.8)])
+    assert found.name == expected.name == "mine + style:0.8"
+    assert all(torch.equal(value, found.model.state_dict()[name]) for name, value in expected.model.state_dict().items())
+    with pytest.raises(InputError, match="1 of its 1 layers are not in this model"):
+        load("emoji", "cpu", loras=[(path, 0.8)])
 
 
 def test_a_lora_by_the_command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
