@@ -9,6 +9,7 @@ import pytest
 
 from sfumato.cli.main import main
 from sfumato.io.pretrained import load_pretrained
+from sfumato.recipes import RECIPES
 from tiny_runs import SMALL, write_folder
 
 SETS = [word for change in SMALL for word in ("--set", change)]
@@ -191,5 +192,8 @@ def test_half_a_config(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_recipe_is_told_what_else_would_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "tinny", "--data", data).endswith("tiny, or the path of a config.json.\n")
-    assert refused(capsys, "nope", "--data", data).startswith("sfumato: unknown recipe 'nope'. Known: emoji, ")
+    said = refused(capsys, "tinny", "--data", data)
+    assert "did you mean 'tiny'?" in said
+    assert said.endswith(", or the path of a config.json.\n")
+    said = refused(capsys, "nope", "--data", data)
+    assert said.startswith(f"sfumato: unknown recipe 'nope'. Among the {len(RECIPES)} known: ")

@@ -17,6 +17,7 @@ from sfumato.generation.pipeline import AVERAGES, Pipeline, load
 from sfumato.generation.pixels import to_pictures
 from sfumato.generation.request import Draft
 from sfumato.interop import choose, hub
+from sfumato.interop.convert import open_source, write_native
 from sfumato.interop.ema import Weights
 from sfumato.io.pretrained import LoadedModel
 from sfumato.noise import PictureNoise
@@ -158,6 +159,17 @@ def test_loras_are_added(checkpoint: Path, tmp_path: Path) -> None:
     assert pipeline.name == "mine + style:0.8 + style:-0.3"
 
 
+def test_loras_are_added_to_a_converted_model(checkpoint: Path, tmp_path: Path) -> None:
+    path, _ = lora(tmp_path / "style.safetensors")
+    write_native(open_source(checkpoint, published=True, card=SD1), tmp_path / "native")
+    expected = load(checkpoint, "cpu", card=SD1, loras=[(path, 0.8)])
+    found = load(tmp_path / "native", "cpu", loras=[(path, 0.8)])
+    assert found.name == expected.name == "mine + style:0.8"
+    assert all(torch.equal(value, found.model.state_dict()[name]) for name, value in expected.model.state_dict().items())
+    with pytest.raises(InputError, match="1 of its 1 layers are not in this model"):
+        load("emoji", "cpu", loras=[(path, 0.8)])
+
+
 def test_a_lora_by_the_command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = lora(tmp_path / "style.safetensors")
     monkeypatch.setattr(choose, "find_card", lambda name: SD1)
@@ -208,3 +220,12 @@ def test_one_line_for_what_is_no_checkpoint(checkpoint: Path, tmp_path: Path) ->
     (tmp_path / "page.ckpt").write_text("<!DOCTYPE html><html>not found</html>")
     with pytest.raises(InputError, match="is a web page"):
         load(tmp_path / "page.ckpt", "cpu")
+
+
+@pytest.mark.parametrize("name", ["nothing.ckpt", "models/nothing.safetensors"])
+def test_a_checkpoint_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"^no such file: {name}.$"):
+        load(name, "cpu")
+    with pytest.raises(InputError, match=f"^no such file: {name}.$"):
+        load(name, "cpu", card="sd1")

@@ -7,13 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from published import CARDS, WORDS, config_of, made, picture, prepared_for, state_of, with_averages, write
+from published import (
+    CARDS,
+    WORDS,
+    config_of,
+    made,
+    picture,
+    prepared_for,
+    shapes_of,
+    state_of,
+    with_averages,
+    write,
+    write_hollow,
+)
 
 from sfumato.conditioners.checkpoint import Statistics
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline
+from sfumato.interop.cards import find_card
 from sfumato.interop.ema import Weights
+from sfumato.interop.embeddings import PLACES, read_statistics, statistics_for
 from sfumato.interop.load import load_first_stage, load_published
 
 CPU = torch.device("cpu")
@@ -129,6 +143,45 @@ def test_statistics_of_image_embeddings(tmp_path):
     part = loaded.model.conditioner.get_submodule("parts.image")
     assert torch.equal(part.get_buffer("mean"), given.mean)
     assert torch.equal(part.get_buffer("std"), given.std)
+
+
+def test_unclip_l_without_its_statistics_is_refused(tmp_path):
+    path = write_hollow(shapes_of(find_card("sd2-unclip-l")), tmp_path / "a.safetensors")
+    with pytest.raises(
+        InputError, match=r"is sd2-unclip-l, whose statistics .*put ViT-L-14_stats.th beside it.*diffusers folder"
+    ):
+        load_published(path)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_statistics_beside_unclip_l(tmp_path, place, pair):
+    mean, std = torch.randn(768), torch.rand(768).double() + 0.1
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    torch.save(pair((mean, std)), tmp_path / place)
+    found = statistics_for(find_card("sd2-unclip-l"), tmp_path / "a.safetensors")
+    assert found is not None
+    assert torch.equal(found.mean, mean)
+    assert torch.equal(found.std, std.float())
+    assert statistics_for(find_card("sd2-unclip-h"), tmp_path / "a.safetensors") is None
+    assert statistics_for(find_card("sd1"), tmp_path / "a.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ((torch.zeros(4), torch.ones(5)), "no pair of vectors of 4"),
+        ((torch.zeros(1, 4), torch.ones(1, 4)), "no pair of vectors of 4"),
+        ({"0": torch.zeros(4)}, "no pair of vectors of 4"),
+        ((torch.zeros(4), torch.zeros(4)), "above 0"),
+        ((torch.full((4,), torch.nan), torch.ones(4)), "finite"),
+        ((torch.zeros(4), torch.ones(4), torch.ones(4)), "holds no state dict"),
+    ],
+)
+def test_other_files_are_no_statistics(tmp_path, saved, message):
+    torch.save(saved, tmp_path / "a.th")
+    with pytest.raises(InputError, match=message):
+        read_statistics(tmp_path / "a.th", 4)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
     from sfumato.interop.cards import Card
+    from sfumato.interop.lora import Lora
     from sfumato.interop.merge import Scale
 
 
@@ -280,12 +281,12 @@ def load(
 
     name_or_path: besides names and directories, a checkpoint (`.ckpt`, `.safetensors`), a diffusers folder, or `owner/name` on
     the hub, with `@revision` or `:file` after it or not. device: auto, cpu, cuda or mps. dtype: float32, float16 or bfloat16,
-    in which the networks run; auto is fp32, and fp16 for published models on CUDA. The rest is for published models:
-    `card`, which of them it is, where the file leaves that open; `weights`, "ema" for the averages where there are any, or
-    "raw"; `vocabulary`, BERT's vocab.txt for models that read words with it; `loras`, LoRA files with their scales (1 as
-    trained; a pair for U-Net and text encoders), whose sum is added to the weights; `verify`, hash the files even when their
-    hashes are remembered (a model directory's always are compared with its manifest). Raises `InputError` when there is no
-    such model or device, or a file is damaged.
+    in which the networks run; auto is fp32, and fp16 for published models on CUDA. loras: LoRA files with their scales (1 as
+    trained; a pair for U-Net and text encoders), whose sum is added to the weights, of a model directory too where its networks
+    are the published ones. The rest is for published models: `card`, which of them it is, where the file leaves that open;
+    `weights`, "ema" for the averages where there are any, or "raw"; `vocabulary`, BERT's vocab.txt for models that read words
+    with it; `verify`, hash the files even when their hashes are remembered (a model directory's always are compared with its
+    manifest). Raises `InputError` when there is no such model or device, or a file is damaged.
     """
     where = find_device(device)
     found = Place.of(name_or_path)
@@ -293,15 +294,22 @@ def load(
     if found.published:
         words = None if vocabulary is None else Path(vocabulary)
         return Pipeline(_load_published(found, where, card, weights, words, loras, kind, verify), where)
-    if card is not None or vocabulary is not None or weights != AVERAGES or loras:
+    if card is not None or vocabulary is not None or weights != AVERAGES:
         raise InputError(
-            f"card, weights, vocabulary and LoRAs are for published models (.ckpt, .safetensors, diffusers folders); "
+            f"card, weights and vocabulary are for published models (.ckpt, .safetensors, diffusers folders); "
             f"{shorten(str(name_or_path))} is none."
         )
+    changes = _read_loras(loras)
     loaded = load_pretrained(name_or_path, where)
+    if changes:
+        loaded = _with_loras(loaded, loaded.name, changes)
     if kind is not torch.float32:
         turn_parameters(loaded.model, kind)
     return Pipeline(loaded, where)
+
+
+CHECKPOINTS = (".ckpt", ".safetensors")
+"""How published files end: a name that ends so is a path, and none of ours or of the hub's."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +330,8 @@ class Place:
                 return Place(path, path.is_file() or (path / "model_index.json").is_file())
         except (OSError, ValueError):  # no path can have this name: too long, a NUL
             return Place(path, False)
+        if path.suffix.lower() in CHECKPOINTS and ":" not in str(path):  # not OWNER/NAME:FILE on the hub
+            raise InputError(f"no such file: {str(path)[:200]}.")
         from sfumato.interop.hub import from_hub, is_repository, repository
 
         if not is_repository(str(name_or_path)) or path.parent.exists():  # runs/photo, where there is a runs: a slip
@@ -342,18 +352,31 @@ def _load_published(
 ) -> LoadedModel:
     from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
     from sfumato.interop.load import load_published
-    from sfumato.interop.lora import read_lora
-    from sfumato.interop.merge import merge, scale_text
 
     if weights not in [known.value for known in Weights]:
         raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
-    changes = [(read_lora(path), scale) for path, scale in loras]
+    changes = _read_loras(loras)
     loaded = load_published(
         place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, dtype=dtype, verify=verify
     )
+    return _with_loras(loaded, place.name or loaded.name, changes)
+
+
+def _read_loras(loras: Sequence[tuple[str | Path, Scale]]) -> list[tuple[Lora, Scale]]:
+    """LoRA files with their scales, before the model is loaded: what is wrong with them is said at once."""
+    if not loras:
+        return []
+    from sfumato.interop.lora import read_lora
+
+    return [(read_lora(path), scale) for path, scale in loras]
+
+
+def _with_loras(loaded: LoadedModel, name: str, changes: Sequence[tuple[Lora, Scale]]) -> LoadedModel:
+    """The model `name` with LoRAs added to its weights, each by its scale, and named after them too."""
+    from sfumato.interop.merge import merge, scale_text
+
     merge(loaded.model, changes)
-    parts = [place.name or loaded.name, *(f"{Path(path).stem}:{scale_text(scale)}" for path, scale in loras)]
-    return replace(loaded, name=" + ".join(parts))
+    return replace(loaded, name=" + ".join([name, *(f"{lora.path.stem}:{scale_text(scale)}" for lora, scale in changes)]))
 
 
 def _pair(size: object) -> tuple[int, int]:

@@ -85,7 +85,12 @@ def _storages(reader: Reader) -> dict[str, list[Any]]:
 
 
 def index(value: Any) -> dict[str, Any]:
-    """Tensors of the state dict, bare or under "state_dict", and the plain facts that stand beside it."""
+    """Tensors of the state dict, bare or under "state_dict", and the plain facts that stand beside it.
+
+    Two tensors without names (mean and deviation of unCLIP's embeddings) are called "0" and "1".
+    """
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(item, Tensor) for item in value):
+        value = {str(place): item for place, item in enumerate(value)}
     if not isinstance(value, dict):
         raise Refused("holds no state dict (name -> tensor) but something else")
     wrapped = value.get("state_dict")

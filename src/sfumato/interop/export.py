@@ -120,7 +120,8 @@ def _check_part(config: ConditionerConfig, state: Mapping[str, Tensor]) -> None:
         mean, std = (next(v for n, v in state.items() if n.startswith(OUR_CONDITIONER) and n.endswith(e)) for e in _STATISTICS)
         if mean.any() or not (std == 1).all():
             raise InputError(
-                "the statistics of this model's image embeddings have no place in a single file; keep the native form."
+                "the statistics of this model's image embeddings have no place in a single file; "
+                "keep the native or the diffusers form."
             )
 
 

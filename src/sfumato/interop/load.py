@@ -32,6 +32,7 @@ from sfumato.interop.cards import Card, Task
 from sfumato.interop.checkpoint import Checkpoint, open_checkpoint
 from sfumato.interop.choose import choose_card, name_of
 from sfumato.interop.ema import Weights
+from sfumato.interop.embeddings import statistics_for
 from sfumato.interop.folder_model import read_folder_model
 from sfumato.interop.folders import Part
 from sfumato.interop.hashes import file_hash, verify_files
@@ -75,7 +76,7 @@ def load_published(
     Weights become `dtype`, statistics stay in fp32; with None every tensor stays of the file's own type.
     weights: averages where the file has them, or the raw ones. card: which published model it is, where the file leaves that
     open. vocabulary: BERT's vocab.txt, for the models that read words with it; else a folder's own, else the hub's cache's.
-    embeddings: mean and deviation of Stable unCLIP-L's image embeddings, which come in a file of their own.
+    embeddings: mean and deviation of Stable unCLIP-L's image embeddings, else those of the file beside it (`embeddings`).
     verify: hash every file first, also one whose hash is remembered, which then must be the same.
     Raises `InputError` in one line, listing the first ten names that do not fit.
     """
@@ -105,6 +106,7 @@ def _of_file(
     check_markers(checkpoint.index, str(checkpoint.path))
     chosen = choose_card(found, checkpoint, card)
     chosen = replace(chosen, conditioner=conditioner_in(chosen, checkpoint.index))
+    embeddings = embeddings or statistics_for(chosen, checkpoint.path)
     tensors = _renamed(checkpoint.index, found.keys(ema=weights is Weights.ema and found.has_ema))
     return chosen, tensors | _conditioner(chosen.conditioner, checkpoint, found, embeddings)
 

@@ -115,4 +115,4 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise InputError(f"{source} does not fit this model: {shown}.")
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+    module.load_state_dict(dict(tensors))  # converts each as it copies it, so that there is never a second whole model
