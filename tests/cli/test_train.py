@@ -9,6 +9,7 @@ import pytest
 
 from sfumato.cli.main import main
 from sfumato.io.pretrained import load_pretrained
+from sfumato.recipes import RECIPES
 from tiny_runs import SMALL, write_folder
 
 SETS = [word for change in SMALL for word in ("--set", change)]
@@ -191,5 +192,10 @@ def test_half_a_config(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_recipe_is_told_what_else_would_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "tinny", "--data", data).endswith("tiny, or the path of a config.json.\n")
-    assert refused(capsys, "nope", "--data", data).startswith("sfumato: unknown recipe 'nope'. Known: emoji, ")
+    end = "or the path of a config.json; `sfumato info --recipes` lists them all.\n"
+    near = refused(capsys, "tinny", "--data", data)
+    assert near.startswith(f"sfumato: unknown recipe 'tinny': did you mean 'tiny'? Among the {len(RECIPES)} known: tiny, ")
+    assert near.endswith(end)
+    far = refused(capsys, "nope", "--data", data)
+    assert far.startswith(f"sfumato: unknown recipe 'nope'. Among the {len(RECIPES)} known: class, ")
+    assert far.endswith(end)
