@@ -106,15 +106,18 @@ def test_storage(directory, tmp_path):
     assert 20 < found["int8"]["psnr"] < np.inf
 
 
-def test_loading_speed(tmp_path, capsys):
-    found = numbers(script("loading_speed"), tmp_path / "out.json", "--gigabytes=0.05", "--repeats=1", f"--folder={tmp_path}")
+def test_loading_speed(tmp_path, monkeypatch, capsys):
+    """The peak of one format only: each takes two fresh processes (`interop/test_foreign_assign.py` measures all)."""
+    module = script("loading_speed")
+    peak = module.peak
+    monkeypatch.setattr(module, "peak", lambda path, *what: peak(path, *what) if path.suffix == ".zip" else 0)
+    found = numbers(module, tmp_path / "out.json", "--gigabytes=0.05", "--repeats=1", f"--folder={tmp_path}")
     assert capsys.readouterr().out.count("\n| ") == 5  # header, line, three formats
     for kind in ("safetensors", "zip", "legacy"):
         numbers_of = found[kind]
         assert numbers_of["size"] > found["layers"] * 4 * 2**20
         assert 0 < numbers_of["median_s"]["open"] < numbers_of["median_s"]["load"] * 2
-        assert 0.9 < numbers_of["peak"]["float32"] < 2
-        assert 0.9 < numbers_of["peak"]["float16"] < 2
+    assert all(0.9 < of_weights < 2 for of_weights in found["zip"]["peak"].values())
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
 
 
@@ -220,10 +223,14 @@ def test_published_parity_sees_another_network():
 
 
 def test_clip_parity(tmp_path):
-    found = numbers(script("clip_parity"), tmp_path / "out.json", "sd2", "unclip-l", "--quick")
+    """A vision tower in a process of its own, as the command has it, and a text tower in this one."""
+    module = script("clip_parity")
+    found = numbers(module, tmp_path / "out.json", "unclip-l", "--quick")
     assert found["against"] == "transformers"
-    assert 0 <= found["towers"]["sd2"]["tokens"] <= 1e-4
-    assert all(0 <= row["vector"] <= 1e-4 for row in found["towers"].values())
+    texts = module.measure("sd2", module.transformers_side, quick=True)
+    assert 0 <= texts["tokens"] <= 1e-4
+    assert all(0 <= row["vector"] <= 1e-4 for row in (texts, *found["towers"].values()))
+    assert list(found["towers"]) == ["unclip-l"]
 
 
 @pytest.mark.parametrize("change", [{"activation": "gelu"}, {"heads": 8}], ids=str)

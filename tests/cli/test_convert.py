@@ -12,10 +12,11 @@ import torch
 
 import tiny_models
 from sfumato.cli.main import main
+from sfumato.io import pretrained
 from sfumato.io.files import MANIFEST, sha256
 from sfumato.io.pretrained import load_pretrained
 from sfumato.io.storage import Storage
-from sfumato.io.weights import read_storage
+from sfumato.io.weights import read_storage, read_stored
 
 OTHERS = ("README.md", "config.json", "tokenizer.json")
 WEIGHTS = "model.safetensors"
@@ -80,6 +81,30 @@ def test_an_int8_model_generates(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "cat.png").is_file()
     assert main(["info", str(small)]) == 0
     assert f"on disk      {size(small)}" in capsys.readouterr().out
+
+
+def test_a_first_stage_in_common_is_left_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "ASSETS", tmp_path / "assets")
+    shutil.copytree(model, tmp_path / "assets" / "shipped")
+    made, given = tmp_path / "made", load_pretrained(model).model.state_dict()
+    assert main(["convert", str(model), str(made), "--share-first-stage", "shipped"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{made}\n"
+    assert err == f"{size(model)} (fp16) -> {size(made)} (fp16)\n"
+    assert sorted(read_stored(made / WEIGHTS)) == sorted(name for name in given if not name.startswith("first_stage."))
+    for name, tensor in load_pretrained(made).model.state_dict().items():
+        assert torch.equal(tensor, given[name]), name
+    share = ["--share-first-stage", "shipped"]
+    small = convert(model, tmp_path / "small", "int8")
+    capsys.readouterr()
+    refused([small, tmp_path / "new", *share], "has another first stage than shipped", capsys)
+    refused([model, tmp_path / "new", "--share-first-stage", "shiped"], "did you mean 'shipped'", capsys)
+    refused([model, tmp_path / "new", *share, "--storage", "int8"], "convert to that first", capsys)
+    refused([model, tmp_path / "new", *share, "--to", "native"], "leave out --to", capsys)
+    refused([model, tmp_path / "new", *share, "--lora", "x"], "--to native", capsys)
+    assert not (tmp_path / "new").exists()
 
 
 def refused(arguments: list[object], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,7 @@ def test_unconditional(unconditional: Path, capsys: pytest.CaptureFixture[str]) 
 WRONG = [
     ([], "prompt: got none"),
     (["cat", "--size", "16x17"], "multiple of 4"),
+    (["cat", "--size", "4x4", "--guidance", "1"], "take a larger picture"),
     (["cat", "--model", "no such model"], "model"),
     (["cat", "--model", "."], "model"),
     (["cat", "--model", ""], "model"),

@@ -192,8 +192,10 @@ def test_half_a_config(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_recipe_is_told_what_else_would_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "tinny", "--data", data)
-    assert "did you mean 'tiny'?" in said
-    assert said.endswith(", or the path of a config.json.\n")
-    said = refused(capsys, "nope", "--data", data)
-    assert said.startswith(f"sfumato: unknown recipe 'nope'. Among the {len(RECIPES)} known: ")
+    end = "or the path of a config.json; `sfumato info --recipes` lists them all.\n"
+    near = refused(capsys, "tinny", "--data", data)
+    assert near.startswith(f"sfumato: unknown recipe 'tinny': did you mean 'tiny'? Among the {len(RECIPES)} known: tiny, ")
+    assert near.endswith(end)
+    far = refused(capsys, "nope", "--data", data)
+    assert far.startswith(f"sfumato: unknown recipe 'nope'. Among the {len(RECIPES)} known: class, ")
+    assert far.endswith(end)

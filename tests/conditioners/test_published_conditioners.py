@@ -177,7 +177,7 @@ def test_a_prompt_is_enough_or_one_line_says_what_is_missing(case):
     conditioner = make(case)
     prompt = "5" if isinstance(conditioner, ClassEmbedder) else "a cat"
     if not isinstance(case.inputs[0], str | Sizes):
-        with pytest.raises(InputError, match=r"this model needs (a|retrieved) .* a prompt only"):
+        with pytest.raises(InputError, match=r"this model needs (a|retrieved) .* no prompt gives"):
             conditioner.from_prompt(prompt, (16, 24))
         return
     given = conditioner.from_prompt(prompt, (16, 24))

@@ -1,14 +1,14 @@
 """Scenes of emoji that are made up here (one colour, one shape each): boxes, maps, captions and splits against each other."""
 
-import colorsys
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 
+from made_emoji import colour, write_emoji
 from sfumato.cli.main import main
 from sfumato.data import scenes
 from sfumato.data.emoji import EmojiReport, hash_split
@@ -20,46 +20,7 @@ from sfumato.data.scenes import SceneLayout, build_scenes
 from sfumato.data.split import split as split_records
 from sfumato.errors import InputError
 
-STYLES = ("noto", "twemoji", "openmoji", "fluent-3d", "fluent-flat")
-LABELS = (
-    "zebra",
-    "red apple",
-    "green apple",
-    "dragon",
-    "dog face",
-    "duck",
-    "umbrella",
-    "jeans",
-    "castle",
-    "open book",
-    "shark",
-)
 COUNTS = {"train": 40, "validation": 12, "test": 30}
-
-
-def colour(number: int) -> tuple[int, ...]:
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.618 % 1, 0.9, 0.8))
-
-
-def write_emoji(folder: Path, size: int = 64, opaque: bool = False) -> Path:
-    """A set such as `sfumato data emoji` writes: emoji in five styles, one toned, one excluded, a pair, a stranger."""
-    rows = []
-    for number, label in enumerate((*LABELS, "mermaid: dark skin tone", "fork and knife", "lion", "dog and a cat")):
-        for style in STYLES:
-            code = f"{0x1F400 + 7 * number:X}" + ("+1F600" if label == "dog and a cat" else "")
-            part = "excluded" if label == "lion" else "train" if "+" in code else hash_split(code, style)
-            image = Image.new("RGBA", (size, size), (255, 255, 255, 255 if opaque else 0))
-            draw = ImageDraw.Draw(image)
-            box = (size // 8, size // 6 + number, size - size // 7, size - size // 5)
-            (draw.ellipse if number % 2 else draw.rectangle)(box, fill=(*colour(number), 255))
-            path = folder / "images" / style / f"{code}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-            tone = [5] if "skin tone" in label else []
-            row = {"file_name": f"images/{style}/{code}.png", "text": label, "hexcode": code, "style": style}
-            rows.append(row | {"label": label, "tone": tone, "split": part})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
 
 
 def build(folder: Path, sources: Path, **settings) -> list[dict]:

@@ -380,6 +380,16 @@ def test_a_model_that_takes_something_else(task: str) -> None:
         calls[task]()
 
 
+def test_a_model_that_was_told_nothing_says_what_it_needs() -> None:
+    for config, said in (
+        (task_models.mask_config(), "needs a picture and a mask, which no prompt gives"),
+        (task_models.layout_config(text=True), "needs a layout of boxes, which no prompt gives"),
+        (tiny_models.text_config(), "prompt: got none"),
+    ):
+        with pytest.raises(InputError, match=said):
+            pipeline(config).generate()
+
+
 def test_words_that_a_model_cannot_read() -> None:
     pipe = pipeline(task_models.mask_config())
     for given in ({"prompt": "a hat"}, {"negative": "a hat"}):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sfumato.errors import InputError
 from sfumato.nn.attention import Attention, FeedForward, PlainAttention2d, SelfAttention2d, SpatialTransformer
 from sfumato.nn.layers import Downsample, GroupNorm, Upsample, num_groups, timestep_embedding, zero
 from sfumato.nn.residual import ResBlock, TimeResBlock
@@ -37,6 +38,14 @@ def test_group_norm_keeps_its_input_type_and_uses_eps(eps):
     torch.testing.assert_close(GroupNorm(64, eps)(x), wanted.view_as(x), atol=1e-5, rtol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert GroupNorm(64, eps)(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_group_of_one_number_has_no_variance():
+    norm = GroupNorm(8, 1e-5)
+    with pytest.raises(InputError, match="8 channels of one place"):
+        norm(torch.ones(1, 8, 1, 1))
+    assert norm(torch.ones(1, 8, 1, 2)).shape == (1, 8, 1, 2)
+    assert GroupNorm(64, 1e-5)(torch.ones(1, 64, 1, 1)).shape == (1, 64, 1, 1)
 
 
 def test_timestep_embedding_is_cosines_then_sines():

@@ -152,7 +152,8 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
         (["--model", str(model), "--neighbours", str(empty)], "no pictures"),
         (["--model", str(model), "--neighbours", str(tmp_path / "nowhere")], "no such folder"),
         (["cat", "--model", str(plain), "--neighbours", str(folder)], "takes no neighbours"),
-        (["a cat", "--model", str(model)], "needs retrieved neighbours"),
+        (["a cat", "--model", str(model)], "needs retrieved neighbours; use `sfumato generate --neighbours DIR`"),
+        (["--model", str(model)], "needs retrieved neighbours; use `sfumato generate --neighbours DIR`"),
     ):
         assert main(["generate", *wrong, "--device", "cpu"]) == 2
         out, err = capsys.readouterr()

@@ -1,4 +1,5 @@
-"""`sfumato convert SRC DST --to FORM`: the same model in another form; `--storage`: its weights stored otherwise."""
+"""`sfumato convert SRC DST --to FORM`: the same model in another form; `--storage`: its weights stored otherwise;
+`--share-first-stage`: without the first stage that it has in common with a model that ships."""
 
 from __future__ import annotations
 
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[s.value for s in Storage],
         help="int8 is half of fp16, fp16 half of fp32 (default with --to: as in SRC)",
     )
+    add(
+        "--share-first-stage",
+        metavar="NAME",
+        help="leave out the first stage, which is that of the shipped model NAME and is read from there (a model directory)",
+    )
     add("--card", metavar="NAME", help="which published model SRC is, where it leaves that open")
     add("--weights", metavar="KIND", help="of a checkpoint: ema (averages where there are any) or raw (default: ema)")
     add(
@@ -54,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; prints the new path, and for `--storage` alone both sizes on standard error."""
+    """Convert; prints the new path, and for `--storage` or `--share-first-stage` alone both sizes on standard error."""
     from sfumato.generation.limits import shorten
     from sfumato.generation.output import checked_path
 
@@ -64,24 +70,45 @@ def run(args: argparse.Namespace) -> int:
     out = checked_path("out", given[0])
     if os.path.lexists(out):
         raise InputError(f"out: {shorten(given[0])} exists; choose another name.")
-    if args.to is None:
-        _store(args, out)
-    else:
+    if args.to is not None:
         _transform(args, out)
+    elif args.share_first_stage is not None:
+        _share(args, out)
+    else:
+        _store(args, out)
     return 0
 
 
 def _store(args: argparse.Namespace, out: Path) -> None:
     """The same directory in another precision."""
-    from sfumato.io.files import directory_size
-    from sfumato.io.pretrained import WEIGHTS, convert_pretrained
-    from sfumato.io.weights import read_storage
+    from sfumato.io.pretrained import convert_pretrained
 
     if args.storage is None:
         raise InputError(f"nothing to change: give --to ({', '.join(FORMS)}), or --storage for a model directory.")
+    _refuse_published(args)
+    _say_sizes(convert_pretrained(args.model, out, Storage(args.storage)).path, out)
+
+
+def _share(args: argparse.Namespace, out: Path) -> None:
+    """The same directory without its first stage."""
+    from sfumato.io.pretrained import share_first_stage
+
+    if args.storage is not None:
+        raise InputError("share-first-stage: got a storage too; convert to that first, and then the result with this flag.")
+    _refuse_published(args)
+    _say_sizes(share_first_stage(args.model, args.share_first_stage, out).path, out)
+
+
+def _refuse_published(args: argparse.Namespace) -> None:
     if args.lora or any(value is not None for value in (args.card, args.weights, args.vocabulary)):
         raise InputError("card, weights, vocabulary and LoRAs need the form to write: give --to native.")
-    source = convert_pretrained(args.model, out, Storage(args.storage)).path
+
+
+def _say_sizes(source: Path, out: Path) -> None:
+    from sfumato.io.files import directory_size
+    from sfumato.io.pretrained import WEIGHTS
+    from sfumato.io.weights import read_storage
+
     sizes = [f"{directory_size(path) / 1e6:.1f} MB ({read_storage(path / WEIGHTS).value})" for path in (source, out)]
     print(out)
     print(" -> ".join(sizes), file=sys.stderr)
@@ -94,6 +121,8 @@ def _transform(args: argparse.Namespace, out: Path) -> None:
     from sfumato.interop import convert
     from sfumato.interop.ema import Weights
 
+    if args.share_first_stage is not None:
+        raise InputError("share-first-stage: a model directory keeps its form for that; leave out --to, or use it first.")
     if args.weights not in (None, *(w.value for w in Weights)):
         raise InputError(f"weights: got {args.weights[:50]!r}, expected {' or '.join(w.value for w in Weights)}.")
     place = Place.of(checked_path("model", args.model))

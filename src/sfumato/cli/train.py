@@ -95,7 +95,7 @@ def read_config(recipe: str, assignments: list[str]) -> RunConfig:
     elif Path(recipe).suffix == ".json" or os.path.isfile(recipe):
         data = read_json(Path(recipe))
     else:
-        raise unknown("recipe", recipe[:200], RECIPES, "or the path of a config.json")
+        raise unknown("recipe", recipe[:200], RECIPES, "or the path of a config.json; `sfumato info --recipes` lists them all")
     return from_dict(RunConfig, override(data, assignments))
 
 

@@ -62,9 +62,7 @@ class Conditioner(nn.Module, ABC, Generic[I, P]):
     def from_prompt(self, prompt: str, size: tuple[int, int]) -> I:
         """The input that a prompt alone gives, for a picture of (height, width). Raises `InputError` where it needs more."""
         if self.needs:
-            raise InputError(
-                f"this model needs {self.needs}, and was given a prompt only; in Python: generate(..., inputs=...)."
-            )
+            raise InputError(f"this model needs {self.needs}, which no prompt gives; in Python: generate(..., inputs=...).")
         return cast(I, prompt)
 
     def with_inputs(self, prompt: str, size: tuple[int, int], inputs: Any) -> I:

@@ -89,6 +89,8 @@ class Pipeline(TaskMethods):
                 f"background: got {draft.background!r}, but the model {shorten(self.name)} draws no transparency; "
                 "leave it white (--background white), or take a model whose pictures have four channels."
             )
+        if not draft.prompts:  # a model that needs more than a prompt says what, rather than that it got none
+            self.model.conditioner.from_prompt("", self.model.image_size)
         defaults = self.loaded.defaults
         return draft.complete(
             steps=defaults.steps,

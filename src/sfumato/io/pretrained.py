@@ -182,7 +182,7 @@ def share_first_stage(name_or_path: str | Path, owner: str, target: Path) -> Loa
         raise unknown("shipped model", owner[:100], shipped_models())
     loaded = load_pretrained(name_or_path)
     own, theirs = (_first_stage(model_weights(path)) for path in (loaded.path, ASSETS / owner))
-    if own.keys() != theirs.keys() or not all(torch.allclose(own[k], theirs[k], rtol=1e-6, atol=0) for k in own):
+    if own.keys() != theirs.keys() or not all(_alike(own[k], theirs[k]) for k in own):
         raise InputError(
             f"{loaded.path} has another first stage than {owner}; train it with --first-stage {owner}, and store both alike."
         )
@@ -195,6 +195,10 @@ def share_first_stage(name_or_path: str | Path, owner: str, target: Path) -> Loa
             if (loaded.path / file).is_file():
                 write_bytes(folder / file, (loaded.path / file).read_bytes())
     return loaded
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=1e-6, atol=0)
 
 
 def _first_stage(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.errors import InputError
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -39,7 +41,9 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups(channels, groups), channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> the same."""
+        """(B, C, ...) -> the same. Raises `InputError` for groups of a single number, whose variance is none."""
+        if x.numel() == self.num_groups:
+            raise InputError(f"size: {self.num_groups} channels of one place are left to normalise; take a larger picture.")
         return super().forward(x).to(x.dtype)
 
 

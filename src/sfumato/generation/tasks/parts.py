@@ -12,6 +12,7 @@ from sfumato.conditioners.low_resolution import LowResolution, NoisedLowResoluti
 from sfumato.conditioners.masked import MaskedLatents
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioners.picture_latent import PictureLatents
+from sfumato.conditioners.retrieved import Retrieved
 from sfumato.conditioners.segmentation import SegmentationMap
 from sfumato.conditioners.sizes import SizeNumbers
 from sfumato.errors import InputError
@@ -82,8 +83,9 @@ VERBS: tuple[tuple[type[Conditioner[Any, Any]], str], ...] = (
     (SegmentationMap, "paint"),
     (LayoutBoxes, "compose"),
     (PictureLatents, "edit"),
+    (Retrieved, "generate --neighbours DIR"),
 )
-"""Which verb gives a part what it needs."""
+"""Which verb, or which flag of one, gives a part what it needs."""
 
 
 def check_prompt_is_enough(pipeline: Pipeline, verb: str) -> None:
