@@ -84,12 +84,14 @@ class Bench:
         return next(iter(self.models.values()))
 
     def records(self, name: str = "test", keep: Callable[[Record], bool] = lambda record: True) -> ImageDataset:
-        """Pictures of a split in the first model's shape, at most `--num`."""
+        """Pictures of a split in the first model's shape; of the tests at most `--num`, evenly spread over their order."""
         parts = split(scan(find_pictures_root(self.args.data)).records)
         chosen = [record for record in getattr(parts, name) if keep(record)]
         model = self.first.model
         limit = self.args.num if name == "test" else None
-        return ImageDataset(chosen[:limit], model.image_size, model.first_stage.channels)
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+        return ImageDataset(chosen, model.image_size, model.first_stage.channels)
 
     def sample(
         self,
