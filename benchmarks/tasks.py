@@ -34,6 +34,7 @@ from sfumato.data.degrade import shrink
 from sfumato.data.folder import Record, scan
 from sfumato.data.masks import draw_masks
 from sfumato.data.split import split
+from sfumato.errors import InputError
 from sfumato.evaluation.scoring import Scorer
 from sfumato.evaluation.tasks.agreement import agreement
 from sfumato.evaluation.tasks.closeness import closeness, enlarged, super_resolution
@@ -84,12 +85,14 @@ class Bench:
         return next(iter(self.models.values()))
 
     def records(self, name: str = "test", keep: Callable[[Record], bool] = lambda record: True) -> ImageDataset:
-        """Pictures of a split in the first model's shape, at most `--num`."""
+        """Pictures of a split in the first model's shape; of the tests at most `--num`, evenly spread over their order."""
         parts = split(scan(find_pictures_root(self.args.data)).records)
         chosen = [record for record in getattr(parts, name) if keep(record)]
         model = self.first.model
         limit = self.args.num if name == "test" else None
-        return ImageDataset(chosen[:limit], model.image_size, model.first_stage.channels)
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+        return ImageDataset(chosen, model.image_size, model.first_stage.channels)
 
     def sample(
         self,
@@ -316,10 +319,19 @@ class Scenes:
         few = train.part(range(min(len(train), 8000)))
         self.train, self.beside = few, beside
         self.train_pixels = few.load_all()
-        self.segmenter = self._segmenter(bench, beside.maps(few, classes), classes.num)
         self.truth, self.maps = self.test.load_all(), beside.maps(self.test, classes).long()
-        true = agreement(recover(self.segmenter, self.truth), self.maps, classes.num, bench.rng)
+        self.segmenter: Segmenter | None = None
+        if bench.args.segmenter_steps == 0 and bench.args.segmenter is None:
+            return
+        self.segmenter = self._segmenter(bench, beside.maps(few, classes), classes.num)
+        true = agreement(self.recovered(self.truth), self.maps, classes.num, bench.rng)
         bench.row("maps: true pictures", accuracy=true.accuracy, iou=true.mean_iou, count=true.count)
+
+    def recovered(self, pictures: Tensor) -> Tensor:
+        """(N, H, W) class numbers of pictures (N, C, H, W)."""
+        if self.segmenter is None:
+            raise InputError("segmenter-steps is 0: only layouts can be measured without maps.")
+        return recover(self.segmenter, pictures)
 
     def _segmenter(self, bench: Bench, maps: Tensor, num_classes: int) -> Segmenter:
         """Trained once: the actions on one set of scenes share its weights."""
@@ -342,7 +354,7 @@ def semantic(bench: Bench) -> None:
     assert isinstance(conditioner, SegmentationMap)
     maps = scenes.beside.maps(scenes.test, known_classes(conditioner.config)).long()
     made = bench.sample(bench.first, maps, 1.0)
-    found = agreement(recover(scenes.segmenter, made), scenes.maps, len(scenes.names), bench.rng)
+    found = agreement(scenes.recovered(made), scenes.maps, len(scenes.names), bench.rng)
     bench.row("maps: model", accuracy=found.accuracy, iou=found.mean_iou, count=found.count)
     distances(bench, "semantic", made, scenes)
     bench.figure("semantic", [coloured(maps), made, scenes.truth])
@@ -376,8 +388,10 @@ def layout(bench: Bench) -> None:
     made = bench.sample(bench.first, conditioner.prepare(layouts))
     for name, pictures in (("true pictures", scenes.truth), ("model", made)):
         found = found_in_boxes(pictures, layouts, names, gallery, bench.rng, device=bench.device)
-        overlap = box_overlap(recover(scenes.segmenter, pictures), layouts, bench.rng)
-        bench.row(f"boxes: {name}", found=found.share, iou=overlap.iou, chance=found.chance, count=len(pictures))
+        iou = {}
+        if scenes.segmenter is not None:
+            iou = {"iou": box_overlap(scenes.recovered(pictures), layouts, bench.rng).iou}
+        bench.row(f"boxes: {name}", found=found.share, **iou, chance=found.chance, count=len(pictures))
     distances(bench, "layout", made, scenes)
     bench.figure("layout", [drawn_boxes(layouts, made.shape), made, scenes.truth])
 
@@ -410,7 +424,7 @@ def relations(bench: Bench) -> None:
     captions = [scenes.test.captions(i)[0] for i in rows]
     made = bench.sample(bench.first, bench.first.model.conditioner.prepare(captions))
     for name, pictures in (("true pictures", scenes.truth[rows]), ("model", made)):
-        found = relational(recover(scenes.segmenter, pictures), wanted, bench.rng)
+        found = relational(scenes.recovered(pictures), wanted, bench.rng)
         among: Mapping[str, Any] = {} if found.right_where_found is None else {"right_where_found": found.right_where_found}
         bench.row(f"relations: {name}", right=found.right, found=found.found, **among, count=len(pictures))
     bench.figure("relations", [made, scenes.truth[rows]])
@@ -435,7 +449,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="subgroup", help="metadata field of the classes")
     parser.add_argument("--where", default="style=noto", help="FIELD=VALUE of the one style")
     parser.add_argument("--segmenter", metavar="FILE", help="keep the segmenter's weights there, and take them if they are")
-    parser.add_argument("--segmenter-steps", type=int, default=3000)
+    parser.add_argument("--segmenter-steps", type=int, default=3000, help="0: none, and layouts without overlap (default 3000)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
     bench = Bench(args)

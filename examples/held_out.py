@@ -11,9 +11,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
+from sheets import on_white
 from torch import Tensor
 
 from sfumato.cli.evaluate import generator, progress_bar, read_source
@@ -60,6 +63,11 @@ def draw(pipeline: Pipeline, held: EvaluationData, wanted: Sequence[int], seed: 
             if made is not None and (done // KEPT_EVERY > kept or done == len(missing)):
                 _write(made, known, about)
     return torch.stack([known[i] for i in wanted])
+
+
+def pixels_of(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size, laid on white -> (N, 3, H, W) uint8."""
+    return torch.stack([torch.from_numpy(np.array(on_white(image))).permute(2, 0, 1) for image in images])
 
 
 def _runs(indices: Sequence[int]) -> Iterator[list[int]]:

@@ -251,6 +251,46 @@ def test_interpolation(kind, models, tmp_path):
         run("interpolation", tmp_path / "b.png", models[kind], "--prompts", "cat")
 
 
+@pytest.mark.parametrize("kind", ["rgb", "rgba"])
+def test_edit_strengths(kind, models, folder, tmp_path):
+    arguments = ["--data", folder, "--count=4", "--show=3", "--strengths", 0.5, 1]
+    page, lines = run("edit_strengths", tmp_path / "a.png", models[kind], *arguments)
+    assert page.width == 96 + 4 * 24 + 8  # source, two strengths, asked for
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| 0.5", "| 1"]
+    assert all(line.endswith(" | 4 |") for line in lines[2:4])
+
+
+def test_edits_ask_for_another_subject_of_the_same_style(folder, pipeline):
+    module, helper = script("edit_strengths"), script("held_out")
+    held, subject = helper.held_out(pipeline, folder, "test"), helper.subjects(folder, "test")
+    pairs = module.choose_pairs(held, subject, 12)
+    assert [source for source, _ in pairs] == helper.hash_order(held.names)
+    assert all(held.groups[a] == held.groups[b] for a, b in pairs)
+    assert all(subject[held.names[a]] != subject[held.names[b]] for a, b in pairs)
+    none = module.choose_pairs(held, dict.fromkeys(held.names, "pairs"), 12)
+    assert none == []
+    for i, expected in ((0, 0.0), (1, 1.0)):  # the sources themselves, then the pictures asked for
+        made = held.pixels[[pair[i] for pair in pairs]]
+        assert module.nearer_to_asked(made, held, pairs, "cpu").tolist() == [expected] * 12
+
+
+@pytest.mark.parametrize("kind", ["rgb", "rgba"])
+def test_small_guides(kind, models, folder, tmp_path):
+    arguments = ["--data", folder, "--count=2", "--factor=4", "--steps=3"]
+    page, lines = run("small_guides", tmp_path / "a.png", models[kind], *arguments)
+    assert page.size == (96 + 2 * 24 + 8, 5 * 24 + 8)
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| words", "| words and small", "| small alone"]
+    assert lines[-1].startswith("column 2: ")
+
+
+def test_levels_are_those_of_the_small_picture():
+    """Grey pictures stay grey when shrunk: 60 against 50 and 70 differ by ten levels."""
+    module = script("small_guides")
+    made = torch.full((2, 3, 16, 16), 60, dtype=torch.uint8)
+    small = torch.stack([torch.full((3, 4, 4), value, dtype=torch.uint8) for value in (50, 70)])
+    assert module.levels(made, small, 4).tolist() == [10, 10]
+
+
 def test_ends_are_the_pictures_of_generate():
     module, pipeline = script("interpolation"), Pipeline(loaded(text_config()), torch.device("cpu"))
     a, b = "a red dragon", "cat"
