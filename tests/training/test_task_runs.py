@@ -111,6 +111,14 @@ def test_names_reach_the_model(annotated: Path, shared: Path, tmp_path: Path) ->
     assert config.names == ("square", "disc", "stripe")
 
 
+def test_the_card_says_how_to_use_it(annotated: Path, shared: Path, tmp_path: Path) -> None:
+    model = go(task_config("upscale", f"first_stage.frozen={shared}"), annotated, tmp_path / "run")
+    text = (model / "README.md").read_text()
+    assert "pipeline_tag: image-to-image" in text
+    assert "Conditioned on: small pictures.\n\n    sfumato upscale IMAGE --factor 4 --model DIR\n" in text
+    assert f"First stage: that of {shared}, as it is. Prior: 10 steps of 4" in text
+
+
 def test_layouts_are_the_boxes_in_shares(annotated: Path) -> None:
     data = prepare_data(annotated, task_config("layout").data, None)
     conditioner = LayoutBoxes(
