@@ -27,9 +27,9 @@ from sfumato.training.conditions import Stored, flat, unflat
 from sfumato.training.config import RunConfig
 from sfumato.training.inputs import condition_source
 from sfumato.training.prepare import prepare_data
-from sfumato.training.run import train
+from sfumato.training.run import resolve, train
 from sfumato.training.sampler import settings_of
-from tiny_runs import CPU, SMALL, picture, transparent
+from tiny_runs import CPU, SMALL, picture, transparent, write_folder
 
 TASKS = ("unconditional", "class", "inpaint", "upscale", "semantic", "layout", "retrieval")
 COUNT = 24
@@ -210,6 +210,12 @@ def test_what_is_missing_is_said(task: str, changes: tuple[str, ...], said: str,
     with pytest.raises(InputError, match=said):
         go(task_config(task, *changes), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_words_need_captions(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pictures", kind="none")
+    with pytest.raises(InputError, match="needs captions, and no picture has one.*inpaint-pictures"):
+        resolve(read_config("inpaint", ["data.size=16"]), folder)
 
 
 def test_a_first_stage_of_other_channels_is_refused(annotated: Path, shared: Path, tmp_path: Path) -> None:
