@@ -214,7 +214,7 @@ def test_what_is_missing_is_said(task: str, changes: tuple[str, ...], said: str,
 
 def test_words_need_captions(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "pictures", kind="none")
-    with pytest.raises(InputError, match="needs captions, and no picture has one.*inpaint-pictures"):
+    with pytest.raises(InputError, match=r"needs captions, and no picture has one.*inpaint-pictures"):
         resolve(read_config("inpaint", ["data.size=16"]), folder)
 
 

@@ -69,8 +69,8 @@ def _fit_part(config: TrainedPartConfig, facts: Facts) -> tuple[TrainedPartConfi
         case TextConfig():
             if not any(caption for i in range(len(facts.data)) for caption in facts.data.captions(i)):
                 raise InputError(
-                    "a text conditioner needs captions, and no picture has one; put NAME.txt beside NAME.jpg or a metadata.jsonl, "
-                    "or take a recipe without text, such as inpaint-pictures."
+                    "a text conditioner needs captions, and no picture has one; put NAME.txt beside NAME.jpg or a "
+                    "metadata.jsonl, or take a recipe without text, such as inpaint-pictures."
                 )
             captions = (caption for i in range(len(facts.data)) for caption in facts.data.captions(i))
             learned = TextEncoder.learn_tokenizer(captions, config.vocabulary)
