@@ -17,8 +17,9 @@ from small_runs import go, weights
 from faults import Disk, die, in_child
 from sfumato.errors import InputError, MachineError
 from sfumato.io.pretrained import load_pretrained
+from sfumato.training.lock import locked
 from sfumato.training.progress import Reporter
-from sfumato.training.run import Stopped, _locked
+from sfumato.training.run import Stopped
 from tiny_runs import SMALL, differences, small_config, write_folder
 
 COMMAND = [sys.executable, "-m", "sfumato", "train", "tiny"]
@@ -95,7 +96,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished: Path, data: Path, 
 
 
 def test_a_locked_run_is_refused_and_a_dead_lock_is_free(copy: Path, data: Path) -> None:
-    with _locked(copy):
+    with locked(copy):
         arguments = [*COMMAND, "--data", str(data), "--out", str(copy), *SETS]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -112,7 +113,7 @@ def test_of_twenty_starts_one_wins(tmp_path: Path) -> None:
     def work(index: int) -> None:
         code = 2
         try:
-            with _locked(tmp_path / "run"):
+            with locked(tmp_path / "run"):
                 (tmp_path / "tries" / str(index)).touch()
                 code = 0
                 while len(list((tmp_path / "tries").iterdir())) < 20:
@@ -135,7 +136,7 @@ def test_of_twenty_starts_one_wins(tmp_path: Path) -> None:
 def test_lock_is_let_go_after_an_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         go(small_config("prior.condition=class"), data, tmp_path / "run")
-    with _locked(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         pass
 
 

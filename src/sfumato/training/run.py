@@ -7,10 +7,6 @@ Each part is done once; calling again continues, or does nothing. What a change 
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from sfumato.build import ModelConfig, build_conditioner, build_first_stage, build_prior, encoder_of
@@ -27,7 +22,7 @@ from sfumato.config import to_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.kl import KLFirstStage
-from sfumato.io.files import machine_errors, read_json, remove_leftovers, write_json
+from sfumato.io.files import machine_errors, write_json
 from sfumato.io.pretrained import WEIGHTS, read_config, save_pretrained
 from sfumato.io.weights import load_strictly, read_storage, read_weights, save_weights
 from sfumato.model import LatentModel
@@ -37,6 +32,7 @@ from sfumato.training.check import check
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
 from sfumato.training.inputs import condition_source, wants_pixels
+from sfumato.training.lock import locked
 from sfumato.training.loop import Outcome, Trainer
 from sfumato.training.pixels import PixelSource, fits
 from sfumato.training.prepare import Prepared, adapt, prepare_data, sampling_weights
@@ -329,7 +325,7 @@ def train(
     """
     if out.resolve().is_relative_to(data.resolve()):
         raise InputError(f"--out {out} lies inside --data {data}, whose pictures it would join; give another folder.")
-    with machine_errors(out), _locked(out), StopFlag(minutes) as stop:
+    with machine_errors(out), locked(out), StopFlag(minutes) as stop:
         prepared = prepare_data(data, config.data, out)
         resolved, tokenizer = adapt(config, prepared)
         check(resolved)
@@ -337,42 +333,6 @@ def train(
             print("\n".join(prepared.summary["lines"]), file=sys.stderr)
         write_json(out / "config.json", to_dict(resolved))
         return Run(resolved, tokenizer, prepared, out, device, stop, quiet).execute(only_first_stage)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One run at a time in a folder; a lock whose process died is free. A new folder goes again when its input is refused."""
-    fresh = not os.path.exists(out)
-    if os.path.exists(out) and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder.")
-    if os.path.isdir(out) and any(out.iterdir()) and not (out / "run.lock").exists() and not (out / "config.json").exists():
-        raise InputError(f"--out {out} holds other files and no run; give a new or empty folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (NotADirectoryError, FileExistsError):
-        raise InputError(f"--out {out} lies below a file; give a folder.") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"--out {str(out)[:100]}... is too long a name; give a shorter one.") from None
-        raise
-    lock = FileLock(out / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = read_json(out / "run.json") if (out / "run.json").is_file() else {}
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-        raise InputError(f"{out} is in use by {who}; wait for it, stop it, or give another --out.") from None
-    try:
-        remove_leftovers(out)
-        write_json(out / "run.json", {"pid": os.getpid(), "host": socket.gethostname()})
-        yield
-    except InputError:
-        kept = (out / "config.json", out / "audit" / "bad_files.jsonl")  # a run that began; the list that a message names
-        if fresh and not any(path.exists() for path in kept):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-    finally:
-        lock.release()
 
 
 @contextmanager
