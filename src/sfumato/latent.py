@@ -19,18 +19,26 @@ class Grid:
 
         Raises `InputError` when a side is not a positive multiple of the factor.
         """
-        for name, side in (("height", height), ("width", width)):
-            if side <= 0 or side % self.factor:
-                raise InputError(f"{name} {side} is not a positive multiple of {self.factor}, the factor of this first stage.")
-        return self.channels, height // self.factor, width // self.factor
+        return self.channels, *_sides(height, width, self.factor)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Discrete indices: a tuple of index grids, each given by its downsampling factor, over one vocabulary."""
+    """Discrete indices: a tuple of index grids, each given by its downsampling factor, over one vocabulary.
+
+    channels: codes at each place, as the red, green and blue of 8-bit pixels; a codebook gives one.
+    """
 
     factors: tuple[int, ...]
     vocabulary: int
+    channels: int = 1
+
+    def shapes(self, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
+        """(C, h, w) of each grid of a picture of `height` x `width` pixels, in the order of `factors`.
+
+        Raises `InputError` when a side is not a positive multiple of a factor.
+        """
+        return tuple((self.channels, *_sides(height, width, factor)) for factor in self.factors)
 
 
 @dataclass(frozen=True)
@@ -41,3 +49,10 @@ class Vector:
 
 
 Latent = Grid | Codes | Vector
+
+
+def _sides(height: int, width: int, factor: int) -> tuple[int, int]:
+    for name, side in (("height", height), ("width", width)):
+        if side <= 0 or side % factor:
+            raise InputError(f"{name} {side} is not a positive multiple of {factor}, the factor of this first stage.")
+    return height // factor, width // factor

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +63,19 @@ class Prior(nn.Module, ABC, Generic[S]):
             last = step
         assert last is not None, "a prior yields at least one step"
         return last.z_t
+
+
+class Density(Protocol):
+    """A prior whose likelihood is exact: autoregressive, flow, normal."""
+
+    def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
+        """log p(z | cond) of latents z (B, ...), summed over dimensions: (B,) nats."""
+        ...
+
+
+def bits_per_dimension(log_prob: Tensor, num_dimensions: int) -> Tensor:
+    """-log_prob / (num_dimensions ln 2): (B,) nats of `num_dimensions` numbers each -> (B,) bits per dimension.
+
+    Of a picture the dimensions are its C * H * W pixel values; of codes, divided by their own number, it is bits per code.
+    """
+    return -log_prob / (num_dimensions * math.log(2))

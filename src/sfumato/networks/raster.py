@@ -1,0 +1,53 @@
+"""The order of codes, and what a network must do that predicts each from those before it.
+
+    p(c | y) = prod_i p(c_i | c_1, ..., c_{i-1}, y)
+
+The raster order is row by row, in a row place by place, at a place channel by channel (van den Oord et al. 2016,
+arXiv 1601.06759, Sec. 2.1-2.2): code i of a (C, h, w) grid is channel i mod C of place i div C.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from sfumato.conditioning import Conditioning
+
+
+def to_sequence(codes: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, N) in raster order, N = h w C."""
+    return codes.permute(0, 2, 3, 1).flatten(1)
+
+
+def to_grid(sequence: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, N, ...) in raster order -> (B, C, h, w, ...), `shape` is (C, h, w)."""
+    channels, height, width = shape
+    grid = sequence.unflatten(1, (height, width, channels))  # (B, h, w, C, ...)
+    return grid.movedim(3, 1)
+
+
+def place(index: int, shape: Sequence[int]) -> tuple[int, int, int]:
+    """(channel, row, column) of code number `index` in the raster order of a grid of `shape` (C, h, w)."""
+    channels, _, width = shape
+    return index % channels, index // channels // width, index // channels % width
+
+
+class Predictor(Protocol):
+    """Logits (B, K) of code `index` given the codes before it in `sequence` (B, N); asked for 0, 1, ..., N - 1 in turn."""
+
+    def __call__(self, sequence: Tensor, index: int) -> Tensor: ...
+
+
+class CodeNetwork(nn.Module, ABC):
+    """Logits of each code from the codes before it."""
+
+    @abstractmethod
+    def forward(self, codes: Tensor, cond: Conditioning) -> Tensor:
+        """(B, C, h, w) codes -> (B, C, h, w, K) logits; those of code i depend on no code from i on."""
+
+    @abstractmethod
+    def predictor(self, cond: Conditioning, batch: int, shape: Sequence[int]) -> Predictor:
+        """For sampling `batch` grids of `shape` (C, h, w): logits of one code after the other, without gradients."""
