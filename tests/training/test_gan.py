@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from sfumato.networks.discriminator import Discriminator, DiscriminatorConfig
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.conditions import Pixels, Stored
 from sfumato.training.tasks.gan import GanConfig, GanTask, LabelledPixels
-from tiny_runs import CPU, all_pixels, awaken, run, small_optim, trainer
+from tiny_runs import CPU, all_pixels, awaken, differences, run, small_optim, trainer
 
 NAMES = ("red", "green", "blue")
 
@@ -190,6 +191,26 @@ def test_two_runs_are_equal_and_the_average_follows(tmp_path: Path) -> None:
     assert set(average) == {"first_stage", "conditioner"}
     fresh = pictures_task(True).first_stage
     assert any(not torch.equal(p, q) for p, q in zip(average["first_stage"].parameters(), fresh.parameters()))
+
+
+def test_a_run_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    """Lazy steps of both kinds on either side of the cut."""
+    config = small_optim(steps=5, betas=(0.0, 0.99))
+    ended = []
+    for name, cuts in (("whole", [5]), ("cut", [3, 5])):
+        (tmp_path / name).mkdir()
+        for steps in cuts:
+            task = pictures_task(True, penalty_every=2, generator_every=2)
+            other = trainer(task, tmp_path / name, dataclasses.replace(config, steps=steps, decay="constant"))
+            ended.append(run(other).state)
+    assert differences(ended[0].tensors(), ended[-1].tensors()) == []
+
+
+def test_half_precision_runs(tmp_path: Path) -> None:
+    task = pictures_task(game="relativistic", r2=1.0)
+    done = run(trainer(task, tmp_path, small_optim(steps=2, precision="bf16")))
+    assert len(done.reporter.rows) == 2
+    assert not done.reporter.warnings
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:

@@ -170,7 +170,7 @@ class GanTask(Task):
             x_hat = self.generate(prepared, rng)
         now, config = self._penalised(step), self.config
         x = x.detach().requires_grad_(now and config.r1 > 0)
-        x_hat = x_hat.detach().requires_grad_(now and config.r2 > 0)
+        x_hat = x_hat.detach().float().requires_grad_(now and config.r2 > 0)
         real, fake = self.discriminator(x, prepared), self.discriminator(x_hat, prepared)
         total = self.game.d(real, fake)
         parts = {"gan/d": total.detach(), **{f"gan/{k}": v for k, v in gauges(real, fake).items()}}
