@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -56,6 +57,25 @@ def test_gradient_penalty_of_a_linear_discriminator() -> None:
     w, x = torch.randn(12, generator=torch.Generator().manual_seed(0)), torch.randn(5, 3, 2, 2, requires_grad=True)
     penalty = gradient_penalty(x.flatten(1) @ w, x)
     torch.testing.assert_close(penalty, 0.5 * w.square().sum())
+
+
+def test_gradient_penalty_is_descended_through_the_slope() -> None:
+    """D(x) = a |x|^2 / 2 has the slope a x: the penalty is a^2 E|x|^2 / 2, and its own derivative a E|x|^2."""
+    a = torch.tensor(3.0, requires_grad=True)
+    x = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    square = x.detach().flatten(1).square().sum(1)
+    penalty = gradient_penalty(a * x.flatten(1).square().sum(1) / 2, x)
+    torch.testing.assert_close(penalty.detach(), 4.5 * square.mean())
+    penalty.backward()
+    torch.testing.assert_close(a.grad, 3 * square.mean())
+
+
+def test_relativistic_pairs_by_hand() -> None:
+    """real - fake = 4, 1, -2: log(1 + exp(-(real - fake))), and for the generator with the signs turned."""
+    gap = [4.0, 1.0, -2.0]
+    torch.testing.assert_close(Game.RELATIVISTIC.d(REAL, FAKE), torch.tensor(sum(math.log1p(math.exp(-v)) for v in gap) / 3))
+    wanted = torch.tensor(sum(math.log1p(math.exp(v)) for v in gap) / 3)
+    torch.testing.assert_close(Game.RELATIVISTIC.g(FAKE, REAL), wanted)
 
 
 def test_start_by_step_and_ramp() -> None:

@@ -1,10 +1,12 @@
-"""The patch discriminator's game and the gauges that show when it hurts.
+"""The discriminator's game, its gradient penalty, and the gauges that show when it hurts.
 
-Logits of real pictures should be high, of reconstructions low:
+Logits of real pictures should be high, of reconstructions or generated pictures low:
 
     hinge (Lim & Ye 2017, arXiv 1705.02894):      d = 1/2 E[relu(1 - D(x))] + 1/2 E[relu(1 + D(x_hat))],  g = -E[D(x_hat)]
     non-saturating (Goodfellow et al. 2014, 1406.2661): d = 1/2 E[softplus(-D(x))] + 1/2 E[softplus(D(x_hat))],
                                                         g = E[softplus(-D(x_hat))]
+    relativistic (Huang et al. 2024, arXiv 2501.05441, eq. 2):  d = E[softplus(D(x_hat) - D(x))],
+                                                        g = E[softplus(D(x) - D(x_hat))],   pairs (x, x_hat)
 """
 
 from __future__ import annotations
@@ -27,16 +29,22 @@ class Game(Enum):
 
     HINGE = "hinge"
     NON_SATURATING = "non-saturating"
+    RELATIVISTIC = "relativistic"
 
     def d(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Discriminator's loss, a scalar, of logits of any shape."""
+        """Discriminator's loss, a scalar, of logits of any shape; of one shape and in pairs where it is relativistic."""
         real, fake = real.float(), fake.float()
+        if self is Game.RELATIVISTIC:
+            return F.softplus(fake - real).mean()
         if self is Game.HINGE:
             return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
         return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
-    def g(self, fake: Tensor) -> Tensor:
-        """Decoder's loss, a scalar, of the logits of its pictures."""
+    def g(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        """Decoder's loss, a scalar, of the logits of its pictures; a relativistic one asks for their real partners' too."""
+        if self is Game.RELATIVISTIC:
+            assert real is not None, "a relativistic game is played in pairs"
+            return F.softplus(real.float() - fake.float()).mean()
         return -fake.float().mean() if self is Game.HINGE else F.softplus(-fake.float()).mean()
 
 
@@ -52,9 +60,12 @@ def adaptive_weight(nll: Tensor, gan: Tensor, last_layer: nn.Parameter) -> Tenso
     return weight.clamp(0, 1e4)
 
 
-def gradient_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
-    """R1: 1/2 E ||grad_x D(x)||^2 at real pictures that require a gradient (Mescheder et al. 2018, arXiv 1801.04406, eq. 9)."""
-    (slope,) = torch.autograd.grad(real_logits.float().sum(), real, create_graph=True)
+def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
+    """1/2 E ||grad_x D(x)||^2 at pictures x (B, ...) that require a gradient; the graph is kept, to descend it.
+
+    R1 at real pictures, R2 at generated ones (Mescheder et al. 2018, arXiv 1801.04406, eqs. 9 and 10).
+    """
+    (slope,) = torch.autograd.grad(logits.float().sum(), x, create_graph=True)
     return 0.5 * slope.float().flatten(1).square().sum(1).mean()
 
 
