@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +62,11 @@ class Prior(nn.Module, ABC, Generic[S]):
             last = step
         assert last is not None, "a prior yields at least one step"
         return last.z_t
+
+
+class Density(Protocol):
+    """A prior whose density is known exactly: flows, autoregressive models, the normal."""
+
+    def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
+        """log p(z | cond) of clean latents z (B, ...), summed over dimensions: (B,) nats."""
+        ...
