@@ -1,8 +1,9 @@
 """Samplers: from noise to x_0 by a schedule, a plan of times, a noise source and estimates of x_0."""
 
+from sfumato.diffusion.forward import Variance
 from sfumato.samplers.base import Sampler, Stepper, run
 from sfumato.samplers.ddim import DDIM, Euler, EulerAncestral
-from sfumato.samplers.ddpm import DDPM, Variance
+from sfumato.samplers.ddpm import DDPM
 from sfumato.samplers.dpm import DPMSolverPP2M
 from sfumato.samplers.dpm_sde import DPMSolverPPSDE
 from sfumato.samplers.heun import Heun

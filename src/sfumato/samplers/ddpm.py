@@ -10,24 +10,17 @@ the large one is sigma_ts^2 (beta_t on the full grid), right for data that is N(
 
 from __future__ import annotations
 
-import enum
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor
 
+from sfumato.diffusion.forward import Variance
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.schedule import Schedule
 from sfumato.noise import NoiseSource
 from sfumato.samplers.base import Point, Stepper, clocks, points, posterior_variance
-
-
-class Variance(enum.Enum):
-    """The variance of a reverse step: small = that of q(x_s | x_t, x_0); large = that of q(x_t | x_s)."""
-
-    small = "small"
-    large = "large"
 
 
 @dataclass(frozen=True)

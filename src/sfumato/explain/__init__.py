@@ -1,0 +1,1 @@
+"""Pictures for people: what a model does, measured and drawn."""
