@@ -44,6 +44,8 @@ from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
 FirstStageConfig = KLConfig | VQConfig | IdentityConfig
+LearnedFirstStage = KLFirstStage | VQFirstStage
+"""Those that are trained: encoder, decoder, unit scale."""
 PriorConfig = DiffusionConfig | RegressionConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
 TrainedPartConfig = (

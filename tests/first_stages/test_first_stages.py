@@ -37,6 +37,7 @@ CASES |= {"kl with quantisation to 3": (kl(4, latent=6, embed=3), 4)}
 CASES |= {f"identity of {c} channels": (IdentityConfig(c), 1) for c in (1, 3, 4, 5)}
 CASES |= {f"vq f{f}": (vq(f), f) for f in (1, 4, 8)}
 CASES |= {"vq f4 of 4 channels": (vq(4, 4), 4), "vq with codes of 3 channels": (vq(4, latent=6, embed=3), 4)}
+CASES |= {"finite scalars": (dataclasses.replace(vq(4, latent=3), codebook_size=60, levels=(4, 3, 5)), 4)}
 CASES_KL = {name: case for name, case in CASES.items() if isinstance(case[0], KLConfig)}
 CASES_WITH_DECODER = {name: case for name, case in CASES.items() if isinstance(case[0], KLConfig | VQConfig)}
 

@@ -12,13 +12,17 @@ from sfumato import config as configs
 from sfumato.build import FirstStageConfig, ModelConfig, build_first_stage
 from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError
-from sfumato.first_stages import vq
-from sfumato.first_stages.vq import Codebook, VQConfig, VQFirstStage
+from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.interop.export import published_networks
+from sfumato.interop.export_folder import folder_parts
 from sfumato.io.pretrained import load_pretrained, save_pretrained
 from sfumato.io.storage import Storage
+from sfumato.latent import Codes, Grid
 from sfumato.model import LatentModel
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
+from sfumato.nn import quantizers
+from sfumato.nn.quantizers import FSQ, Codebook
 from sfumato.noise import PictureNoise
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionSettings
 from sfumato.samplers import SAMPLERS
@@ -52,7 +56,7 @@ def brute_force(z: Tensor, codes: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 7, 4096])
 def test_the_nearest_code_is_found(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vq, "ROWS", rows)
+    monkeypatch.setattr(quantizers, "ROWS", rows)
     book = Codebook(97, 5)
     book.embedding.weight.copy_(torch.randn(97, 5, generator=rng()))
     z = torch.randn(2, 5, 3, 4, generator=rng(1))
@@ -112,9 +116,41 @@ def test_config_refuses() -> None:
         VQConfig(AutoencoderConfig())
 
 
-def test_training_one_is_refused() -> None:
-    with pytest.raises(InputError, match="does not train"):
-        with_channels(CONFIG, 3)
+def test_config_refuses_levels_that_do_not_fit() -> None:
+    for size, embed, levels in ((60, 3, (4, 3, 5, 1)), (61, 3, (4, 3, 5)), (30, 2, (4, 3, 5)), (40, 3, (4, 2, 5))):
+        with pytest.raises(InputError, match="VQ levels are"):
+            VQConfig(NETWORK, codebook_size=size, embed_channels=embed, levels=levels)
+
+
+def test_it_follows_the_pictures_channels() -> None:
+    fitting = with_channels(CONFIG, 1)
+    assert isinstance(fitting, VQConfig)
+    assert fitting.network.image_channels == 1
+    assert fitting.codebook_size == 60
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [(), (4, 3, 5)])
+def test_two_faces(levels: tuple[int, ...]) -> None:
+    """Diffusion sees z in unit scale, transformers indices, whatever the unit scale; both are the same pictures."""
+    torch.manual_seed(0)
+    stage = awaken(build_first_stage(VQConfig(NETWORK, codebook_size=60, embed_channels=3, levels=levels))).eval()
+    assert isinstance(stage, VQFirstStage)
+    assert isinstance(stage.quantize, FSQ if levels else Codebook)
+    x = torch.rand(2, 3, 8, 12, generator=rng(2)) * 2 - 1
+    grid, codes = stage.grid(), stage.codes()
+    assert grid.latent == Grid(3, 2)
+    assert codes.latent == Codes((2,), 60)
+    found = codes.encode(x)
+    assert found.shape == (2, 4, 6)
+    assert len(found.unique()) > 3
+    x_hat = grid.decode(grid.posterior(x).mode())
+    torch.testing.assert_close(codes.decode(found), x_hat)
+    stage.set_statistics(torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.3, 2.0, 1.1]), stage.preview)
+    assert torch.equal(codes.encode(x), found)
+    torch.testing.assert_close(grid.decode(grid.posterior(x).mode()), x_hat)
+    with pytest.raises(InputError, match="expected whole numbers from 0 to 59"):
+        codes.decode(found + 60)
 
 
 def test_a_whole_model_over_it_samples_and_comes_back_from_its_folder(tmp_path: Path) -> None:
@@ -133,3 +169,13 @@ def test_a_whole_model_over_it_samples_and_comes_back_from_its_folder(tmp_path: 
     loaded = load_pretrained(tmp_path / "m")
     assert loaded.config == config
     assert torch.equal(sample(loaded.model), pictures)
+
+
+def test_finite_scalars_have_no_published_form() -> None:
+    network = UNetConfig(3, 3, 32, (1,), 1, attention_factors=(), head_channels=8)
+    first = VQConfig(NETWORK, codebook_size=60, embed_channels=3, levels=(4, 3, 5))
+    config = ModelConfig(first, DiffusionConfig(network), NoneConfig(), (8, 12))
+    with pytest.raises(InputError, match="finite scalar quantization has no published form"):
+        published_networks(config)
+    with pytest.raises(InputError, match="finite scalar quantization has no diffusers form"):
+        folder_parts(config, {})

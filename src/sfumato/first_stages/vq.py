@@ -1,14 +1,18 @@
-"""The VQ autoencoder, for use behind a prior: the decoder's first act is to snap each latent to a code.
+"""The VQ autoencoder: latents are snapped to codes, and behind a prior that is the decoder's first act.
 
     z = E(x),   z_q = argmin_{e in codebook} ||z - e||,   x_hat = D(z_q)
 
 (Van den Oord et al. 2017, arXiv 1711.00937, eq. 1-2; Esser et al. 2020, arXiv 2012.09841.) Latent diffusion sees z itself,
 before quantization, and quantizing is the first layer of decoding (Rombach et al. 2021, arXiv 2112.10752, Sec. 3.1). The
 latents that enter and leave are in unit scale, as in `kl.py`; published files have scale 1.
+
+It has two faces: `VQFirstStage.grid` is what diffusion sees, z in unit scale; `VQFirstStage.codes` is what transformers see,
+indices. Trained, z_q takes the place of z with straight-through gradients (`sfumato.nn.quantizers`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import InputError
+from sfumato.first_stages.base import Decoder as Pixels
 from sfumato.first_stages.base import FirstStage, preview_channels
-from sfumato.latent import Grid
+from sfumato.latent import Codes, Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig, Decoder, Encoder
+from sfumato.nn.quantizers import FSQ, Codebook, Quantized, Quantizer
 from sfumato.posterior import DiagonalGaussian
-
-ROWS = 4096  # vectors that are compared with the codebook at a time: bounds the table of distances
 
 
 def _network() -> AutoencoderConfig:
@@ -32,13 +36,15 @@ def _network() -> AutoencoderConfig:
 class VQConfig:
     """`codebook_size`: number of codes. `embed_channels`: channels of a code, 0 for as many as the network's latent.
 
-    The network has `double_moments=False`: the encoder gives a point.
+    The network has `double_moments=False`: the encoder gives a point. `levels`: of finite scalar quantization, one number a
+    channel of a code, in the codebook's place; then `codebook_size` is their product.
     """
 
     kind: ClassVar[str] = "vq"
     network: AutoencoderConfig = field(default_factory=_network)
     codebook_size: int = 8192
     embed_channels: int = 0
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
@@ -47,38 +53,16 @@ class VQConfig:
             raise InputError(f"VQ embed_channels is {self.embed_channels}: expected 1 or more, or 0 for the network's own.")
         if self.network.double_moments:
             raise InputError("VQ network.double_moments is true: expected false, since a VQ encoder gives no variance.")
-
-
-class Codebook(nn.Module):
-    """K codes e_k of C channels, in `embedding`."""
-
-    def __init__(self, size: int, channels: int):
-        super().__init__()
-        self.embedding = nn.Embedding(size, channels)
-        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
-
-    def indices(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, h, w) whole numbers: k of the nearest code, compared in fp32 whatever type z has."""
-        batch, _, height, width = z.shape
-        with torch.autocast(z.device.type, enabled=False):
-            codes = self.embedding.weight.float()  # (K, C)
-            half = 0.5 * codes.square().sum(1)
-            vectors = z.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            # ||z - e||^2 / 2 less ||z||^2 / 2, which is the same for every code
-            found = [(half - rows @ codes.T).argmin(1) for rows in vectors.split(ROWS)]
-        return torch.cat(found).unflatten(0, (batch, height, width))
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """(B, h, w) whole numbers -> (B, C, h, w) codes."""
-        return self.embedding(indices).permute(0, 3, 1, 2).contiguous()
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) -> the nearest codes, the same shape and type."""
-        return self.lookup(self.indices(z)).to(z.dtype)
+        channels, size = self.embed_channels or self.network.latent_channels, math.prod(self.levels)
+        if self.levels and (len(self.levels) != channels or size != self.codebook_size or min(self.levels) < 3):
+            raise InputError(
+                f"VQ levels are {list(self.levels)}: expected numbers from 3, one for each of the {channels} channels of "
+                f"a code, and their product {size} as codebook_size, which is {self.codebook_size}."
+            )
 
 
 class VQFirstStage(FirstStage):
-    """Encoder, codebook and decoder; `quant_conv`, `quantize` and `post_quant_conv` as published. For inference."""
+    """Encoder, codebook and decoder; `quant_conv`, `quantize` and `post_quant_conv` as published."""
 
     shift: Tensor
     scale: Tensor
@@ -94,7 +78,7 @@ class VQFirstStage(FirstStage):
         self.encoder = Encoder(net)
         self.decoder = Decoder(net)
         self.quant_conv = nn.Conv2d(net.latent_channels, embed, 1)
-        self.quantize = Codebook(config.codebook_size, embed)
+        self.quantize: Quantizer = FSQ(config.levels) if config.levels else Codebook(config.codebook_size, embed)
         self.post_quant_conv = nn.Conv2d(embed, net.latent_channels, 1)
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("scale", torch.ones(embed))
@@ -107,9 +91,27 @@ class VQFirstStage(FirstStage):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) latents in unit scale, quantized here -> (B, C, H, W) pixels, about [-1, 1]."""
-        z = z * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
-        z = z.to(self.post_quant_conv.weight.dtype)  # statistics stay in fp32 where the network is in half precision
-        return self.decoder(self.post_quant_conv(self.quantize(z)))
+        z = self._raw(z).to(self.post_quant_conv.weight.dtype)  # statistics stay in fp32 where the network is in half precision
+        return self.decode_quantized(self.quantize(z))
+
+    def quantized(self, z: Tensor) -> Quantized:
+        """(B, C, h, w) latents in unit scale -> their codes (not in unit scale), with gradients, losses and gauges."""
+        return self.quantize.quantize(self._raw(z))
+
+    def decode_quantized(self, z_q: Tensor) -> Tensor:
+        """(B, C, h, w) codes as `quantized` and `Quantizer.lookup` give them -> (B, C, H, W) pixels, about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z_q.to(self.post_quant_conv.weight.dtype)))
+
+    def _raw(self, z: Tensor) -> Tensor:
+        return z * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
+
+    def grid(self) -> VQFirstStage:
+        """What diffusion sees: a grid of z in unit scale, quantized by `decode`."""
+        return self
+
+    def codes(self) -> VQCodes:
+        """What transformers see: a grid of indices, without unit scale."""
+        return VQCodes(self)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -120,3 +122,29 @@ class VQFirstStage(FirstStage):
         self.shift.copy_(mean)
         self.scale.copy_(std)
         self.preview.copy_(preview)
+
+
+class VQCodes(Pixels):
+    """The face of indices: pixels <-> (B, h, w) whole numbers from 0 to K - 1. Its weights are those of `stage`."""
+
+    preview = None
+
+    def __init__(self, stage: VQFirstStage):
+        super().__init__()
+        self.stage = stage
+        self.channels = stage.channels
+        self.latent: Codes = Codes((stage.latent.factor,), stage.quantize.num_codes)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) pixels in [-1, 1] -> (B, h, w) indices."""
+        return self.stage.quantized(self.stage.posterior(x).mode()).codes
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, h, w) indices -> (B, C, H, W) pixels, about [-1, 1]. Raises `InputError` for indices that name no code."""
+        if z.numel() and (int(z.min()) < 0 or int(z.max()) >= self.latent.vocabulary):
+            raise InputError(
+                f"VQ codes run from {int(z.min())} to {int(z.max())}: expected whole numbers from 0 to "
+                f"{self.latent.vocabulary - 1}."
+            )
+        return self.stage.decode_quantized(self.stage.quantize.lookup(z))

@@ -75,6 +75,10 @@ def published_networks(config: ModelConfig) -> tuple[UNetConfig, KLConfig | VQCo
         raise InputError(f"a denoiser of the kind {unet.kind} has no published form, only U-Nets have; keep the native form.")
     if not isinstance(stage, KLConfig | VQConfig):
         raise InputError(f"a first stage of the kind {stage.kind} has no published form, only kl and vq; keep the native form.")
+    if isinstance(stage, VQConfig) and stage.levels:
+        raise InputError(
+            "a first stage of finite scalar quantization has no published form, only codebooks have; keep the native form."
+        )
     if prior.prediction not in PREDICTIONS:
         raise InputError(f"the prediction {prior.prediction.value} has no published form, only eps and v have.")
     if schedule.name is not ScheduleName.scaled_linear or schedule.num_steps != 1000:

@@ -8,6 +8,7 @@ from sfumato.recipes import emoji_tasks, tasks
 from sfumato.recipes.emoji import emoji, emoji_f4, emoji_unet
 from sfumato.recipes.folder import folder, tiny
 from sfumato.recipes.paper import ldm_f4, ldm_f8
+from sfumato.recipes.quantized import vq_tiny
 from sfumato.recipes.scenes import scenes, scenes_layout, scenes_semantic
 from sfumato.training.config import RunConfig
 
@@ -29,6 +30,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "semantic-tiny": tasks.semantic_tiny,
     "layout-tiny": tasks.layout_tiny,
     "retrieval-tiny": tasks.retrieval_tiny,
+    "vq-tiny": vq_tiny,
     "emoji": emoji,
     "emoji-unet": emoji_unet,
     "emoji-f4": emoji_f4,

@@ -8,6 +8,7 @@ from sfumato.diffusion.grids import times
 from sfumato.diffusion.schedule import make_schedule
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
+from sfumato.first_stages.vq import VQConfig
 from sfumato.io.pretrained import find_model
 from sfumato.networks.patchgan import PatchGANConfig
 from sfumato.networks.unet import UNetConfig
@@ -32,8 +33,13 @@ def check(config: RunConfig) -> None:
             f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
             "training; set it to null."
         )
-    if isinstance(first.model, KLConfig) and not first.frozen:
+    if isinstance(first.model, KLConfig | VQConfig) and not first.frozen:
         _check_loss(first.loss, size)
+        if first.loss.codebook_decay > 0 and (isinstance(first.model, KLConfig) or first.model.levels):
+            raise InputError(
+                f"first_stage.loss.codebook_decay is {first.loss.codebook_decay}, and this first stage has no codebook; "
+                "set it to 0, and codebook_revive too."
+            )
     for name, source in (("first_stage.init", first.init), ("prior.init", config.prior.init)):
         if source and not (name == "first_stage.init" and Path(source).is_file()):
             try:

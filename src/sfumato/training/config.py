@@ -102,6 +102,9 @@ class FirstStageLossConfig:
     `gan_start`: a step, or "settled" for when reconstruction stops improving, or "never".
     `half_size_weight`: of the same reconstruction loss between the picture halved and the decoded latent halved, which
         makes latents of large shapes large shapes too, easier to denoise (Skorokhodov et al. 2025, arXiv 2502.14831).
+    `codebook_weight`, `commitment_weight`: of a VQ first stage (van den Oord et al. 2017, arXiv 1711.00937, eq. 3); the
+        second, beta, is times the first. `codebook_decay` above 0 makes codes moving averages instead of learning them (its
+        App. A.1; 0.99), and those used less than `codebook_revive` times as often as the mean code are drawn anew.
     """
 
     pixel: Literal["l1", "l2"] = "l1"
@@ -118,10 +121,22 @@ class FirstStageLossConfig:
     discriminator_layers: int = 3
     discriminator_learning_rate: float = 0.0
     half_size_weight: float = 0.0
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.25
+    codebook_decay: float = 0.0
+    codebook_revive: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "perceptual_weight", "kl_weight", "gan_weight", "discriminator_learning_rate", "half_size_weight")
+        _at_least(self, 0, "codebook_weight", "commitment_weight", "codebook_decay", "codebook_revive")
         _at_least(self, 1, "discriminator_channels", "discriminator_layers")
+        if self.codebook_decay >= 1 or self.codebook_revive >= 1:
+            raise InputError(
+                f"codebook_decay is {self.codebook_decay}, codebook_revive is {self.codebook_revive}: "
+                "expected both from 0 to below 1."
+            )
+        if self.codebook_revive > 0 and self.codebook_decay == 0:
+            raise InputError("codebook_revive without codebook_decay: expected codebook_decay above 0 too, such as 0.99.")
         if isinstance(self.gan_start, int):
             _at_least(self, 0, "gan_start")
 

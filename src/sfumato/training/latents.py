@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.alpha import on_white
+from sfumato.build import LearnedFirstStage
 from sfumato.conditioners.base import Prepared
 from sfumato.data.order import batch_indices
 from sfumato.first_stages.base import FirstStage
-from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.weights import read_weights, save_weights
 from sfumato.training.conditions import ConditionSource
 
@@ -87,7 +87,7 @@ def fit_preview(moments: Moments, small: Tensor, mean: Tensor, std: Tensor, limi
 def normalize(first_stage: FirstStage, moments: Moments, small: Tensor) -> dict[str, list[float]]:
     """Measure the unit scale and store it in the first stage, where it has one; returns the numbers."""
     mean, std = statistics(moments)
-    if isinstance(first_stage, KLFirstStage):
+    if isinstance(first_stage, LearnedFirstStage):
         first_stage.set_statistics(mean.float(), std.float(), fit_preview(moments, small, mean, std).float())
     return {"mean": mean.tolist(), "std": std.tolist()}
 

@@ -166,17 +166,13 @@ def _first_stage(config: RunConfig) -> FirstStageConfig:
 def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageConfig:
     """The first stage for pictures of `channels`; raises `InputError` where it was told of others than its default, 3."""
     match first_stage:
-        case KLConfig(network=network):
+        case KLConfig(network=network) | VQConfig(network=network):
             given, name = network.image_channels, "first_stage.model.network.image_channels"
             fitting: FirstStageConfig = dataclasses.replace(
                 first_stage, network=dataclasses.replace(network, image_channels=channels)
             )
         case IdentityConfig(image_channels=given):
             name, fitting = "first_stage.model.image_channels", IdentityConfig(channels)
-        case VQConfig():
-            raise InputError(
-                "first_stage.model.kind is vq, which this release runs but does not train; expected kl or identity."
-            )
     if given not in (IdentityConfig().image_channels, channels):
         raise InputError(f"data.channels is {channels}, but {name} is {given}; set data.channels alone, the other follows.")
     return fitting

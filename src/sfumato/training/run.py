@@ -17,11 +17,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sfumato.build import ModelConfig, build_conditioner, build_first_stage, build_prior, encoder_of
+from sfumato.build import LearnedFirstStage, ModelConfig, build_conditioner, build_first_stage, build_prior, encoder_of
 from sfumato.config import to_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
-from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.files import machine_errors, write_json
 from sfumato.io.pretrained import WEIGHTS, read_config, save_pretrained
 from sfumato.io.weights import load_strictly, read_storage, read_weights, save_weights
@@ -80,7 +79,7 @@ class Run:
             return self._frozen_first_stage(base)
         stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
         first = build_first_stage_seeded(self.config).to(self.device)
-        if not isinstance(first, KLFirstStage):
+        if not isinstance(first, LearnedFirstStage):
             return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
         stage.open()
         weights = stage.directory / "first_stage.safetensors"
@@ -96,19 +95,19 @@ class Run:
         first = build_first_stage_seeded(self.config)
         fill_frozen(first, self.frozen)
         first = first.to(self.device).eval().requires_grad_(False)
-        if isinstance(first, KLFirstStage):  # conditioners of pictures encode with it at every step
+        if isinstance(first, LearnedFirstStage):  # conditioners of pictures encode with it at every step
             first = _layout(first, self.device)
         stage = Stage(self.out / "first_stage", key(base, "frozen", self.frozen.digest()))
         stage.open()
         results = stage.results()
         if results is None:
             numbers = _perfect()
-            if isinstance(first, KLFirstStage):
+            if isinstance(first, LearnedFirstStage):
                 numbers = report.reconstruction_report(first, self._held_out_pixels(), self.device)
             results = stage.finish({"steps": 0, "images_per_second": 0.0, "reconstruction": numbers})
         return first, results, stage.key
 
-    def _train_first_stage(self, first: KLFirstStage, stage: Stage, weights: Path) -> dict[str, Any]:
+    def _train_first_stage(self, first: LearnedFirstStage, stage: Stage, weights: Path) -> dict[str, Any]:
         part = self.config.first_stage
         if part.init:
             start_first_stage(first, part.init)
@@ -156,7 +155,7 @@ class Run:
                     save_weights(scale, {k: v for k, v in first.state_dict().items() if k in ("shift", "scale", "preview")})
             stage.finish(numbers)
         own = read_weights(scale)
-        if isinstance(first, KLFirstStage):
+        if isinstance(first, LearnedFirstStage):
             first.set_statistics(own["shift"], own["scale"], own["preview"])
         return latents.Cached.read(paths, own), stage.key
 
@@ -351,7 +350,7 @@ def _rate(outcome: Outcome) -> float:
     return outcome.images / outcome.seconds if outcome.seconds > 0 else 0.0
 
 
-def _layout(first: KLFirstStage, device: torch.device) -> KLFirstStage:
+def _layout(first: LearnedFirstStage, device: torch.device) -> LearnedFirstStage:
     """Channels-last weights on a GPU, where convolutions are faster with them."""
     return first.to(memory_format=torch.channels_last) if device.type == "cuda" else first  # type: ignore[call-overload]
 

@@ -19,9 +19,12 @@ CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", 
 ADDED: dict[str, dict[str, Any]] = {
     "unet": {"disable_self_attentions": [], "num_classes": None},
     "data": {"where": [], "label": "label"},
+    "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
 }
-"""By `kind` (data: the `DataConfig`, which has none), fields that configs got after runs had been made without them, and the
-values that mean the same as none."""
+"""By `kind` (data and loss: `DataConfig` and `FirstStageLossConfig`, which have none), fields that configs got after runs had
+been made without them, and the values that mean the same as none."""
+
+_WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight"}
 
 
 def key(*parts: Any) -> str:
@@ -43,7 +46,8 @@ def _as_ever(data: Any) -> Any:
         return [_as_ever(item) for item in data]
     if not isinstance(data, dict):
         return data
-    added = ADDED.get(str(data.get("kind", "data" if "max_bad_fraction" in data else "")), {})
+    other = next((kind for kind, field in _WITHOUT_KIND.items() if field in data), "")
+    added = ADDED.get(str(data.get("kind", other)), {})
     return {name: _as_ever(value) for name, value in data.items() if name not in added or value != added[name]}
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sfumato.build import FirstStageConfig
+from sfumato.build import FirstStageConfig, LearnedFirstStage
 from sfumato.config import from_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
-from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.files import read_json
 from sfumato.io.pretrained import find_model, model_weights, read_config
 from sfumato.io.weights import load_strictly, read_weights
@@ -25,7 +24,7 @@ def start_first_stage(first: FirstStage, source: str) -> None:
     path = Path(source)
     tensors = read_weights(path) if path.is_file() else _part(source, "first_stage.")
     load_strictly(first, tensors, source)
-    if isinstance(first, KLFirstStage):
+    if isinstance(first, LearnedFirstStage):
         first.set_statistics(torch.zeros_like(first.shift), torch.ones_like(first.scale), torch.zeros_like(first.preview))
 
 

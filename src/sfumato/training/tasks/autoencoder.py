@@ -1,7 +1,8 @@
-"""Stage 1: the first stage against its reconstruction, a little KL, and a patch discriminator.
+"""Stage 1: the first stage against its reconstruction, a little KL or a codebook's losses, and a patch discriminator.
 
     L = nll + kl_weight KL + factor(step) * weight * adaptive * g(D(x_hat))      (arXiv 2112.10752, eq. 25)
     L_D = d(D(x), D(x_hat))
+    L with codebook_weight (||sg[z] - e||^2 + beta ||z - sg[e]||^2) for KL       (arXiv 1711.00937, eq. 3; a VQ first stage)
     L + half_size_weight nll(half(x), decode(half(z)))                          (arXiv 2502.14831; off by default)
 
 Sums over dimensions, averages over the batch, as published: weights mean what they mean only under that.
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from sfumato.first_stages.kl import KLFirstStage
+from sfumato.build import LearnedFirstStage
+from sfumato.first_stages.vq import VQFirstStage
 from sfumato.losses.adversarial import Game, GanStart, GanStartConfig, adaptive_weight, gauges
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.losses.reconstruction import PixelError, ReconstructionLoss
 from sfumato.networks.patchgan import PatchGAN, PatchGANConfig
 from sfumato.nn.layers import halve
+from sfumato.nn.quantizers import Codebook, CodebookAverage
+from sfumato.posterior import DiagonalGaussian
 from sfumato.priors.base import Loss
 from sfumato.training.config import FirstStageLossConfig, OptimConfig
 from sfumato.training.pixels import PixelSource
@@ -33,7 +37,7 @@ class AutoencoderTask(Task):
 
     name = "first_stage"
 
-    def __init__(self, first_stage: KLFirstStage, config: FirstStageLossConfig, source: PixelSource, device: torch.device):
+    def __init__(self, first_stage: LearnedFirstStage, config: FirstStageLossConfig, source: PixelSource, device: torch.device):
         self.config, self.source = config, source
         self.first_stage = first_stage
         self.reconstruction = ReconstructionLoss(
@@ -45,17 +49,21 @@ class AutoencoderTask(Task):
         if config.gan_start != "never" and config.gan_weight > 0:
             shape = PatchGANConfig(first_stage.channels, config.discriminator_channels, config.discriminator_layers, "group")
             self.discriminator = PatchGAN(shape).to(device)
+        self.codebook_average: CodebookAverage | None = None
+        if isinstance(first_stage, VQFirstStage) and isinstance(first_stage.quantize, Codebook) and config.codebook_decay > 0:
+            self.codebook_average = CodebookAverage(first_stage.quantize, config.codebook_decay, config.codebook_revive)
         self._pair: tuple[Tensor, Tensor] | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
         found: dict[str, nn.Module] = {"first_stage": self.first_stage, "reconstruction": self.reconstruction}
+        found |= {"codebook_average": self.codebook_average} if self.codebook_average is not None else {}
         return found | ({"discriminator": self.discriminator} if self.discriminator is not None else {})
 
     def averaged(self) -> Mapping[str, nn.Module]:
         return {"first_stage": self.first_stage}
 
     def parameters(self) -> Mapping[str, list[Parameter]]:
-        own = [*self.first_stage.parameters(), *(p for p in self.reconstruction.parameters() if p.requires_grad)]
+        own = [p for m in (self.first_stage, self.reconstruction) for p in m.parameters() if p.requires_grad]
         found = {"autoencoder": own}
         return found | ({"discriminator": list(self.discriminator.parameters())} if self.discriminator is not None else {})
 
@@ -80,6 +88,8 @@ class AutoencoderTask(Task):
         return factor if factor in (0.0, 1.0) else None
 
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
+        if self.codebook_average is not None:
+            self.codebook_average.reset()
         return {"x": self.source.batch(step, config.batch_size, rng)}
 
     def loss(self, name: str, batch: Batch, step: int, rng: torch.Generator) -> Loss:
@@ -88,18 +98,17 @@ class AutoencoderTask(Task):
     def _autoencoder_loss(self, x: Tensor, step: int, rng: torch.Generator) -> Loss:
         posterior = self.first_stage.posterior(x)
         z = posterior.sample(rng)
-        x_hat = self.first_stage.decode(z)
+        x_hat, penalty, gauged = self._vq(z, rng) if isinstance(self.first_stage, VQFirstStage) else self._kl(z, posterior)
         terms = self.reconstruction(x_hat, x)
-        kl = posterior.kl().mean()
-        total = terms.nll + self.config.kl_weight * kl
+        total = terms.nll + penalty
         parts = {
             "pixel": terms.error.mean(),
             "perceptual": terms.perceptual.mean(),
-            "kl": kl.detach() / posterior.mean[0].numel(),
+            **gauged,
             "first_stage/log_variance": self.reconstruction.log_variance.detach(),
         }
         if self.config.half_size_weight > 0:
-            half = self.reconstruction(self.first_stage.decode(halve(z)), halve(x))
+            half = self.reconstruction(self._decode_half(halve(z)), halve(x))
             total = total + self.config.half_size_weight * half.nll
             parts["pixel/half_size"] = half.error.mean()
         factor = self.start.factor(step)
@@ -112,6 +121,32 @@ class AutoencoderTask(Task):
             self._pair = (x, x_hat.detach())
         return Loss(total, parts)
 
+    def _kl(self, z: Tensor, posterior: DiagonalGaussian) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Pixels, weighted divergence, gauges."""
+        kl = posterior.kl().mean()
+        return self.first_stage.decode(z), self.config.kl_weight * kl, {"kl": kl.detach() / posterior.mean[0].numel()}
+
+    def _vq(self, z: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Pixels, weighted codebook losses, gauges; what codes are the average of is observed."""
+        assert isinstance(self.first_stage, VQFirstStage)
+        found = self.first_stage.quantized(z)
+        gauged = {
+            "commitment": found.commitment.detach().mean() / z[0].numel(),
+            "codes/perplexity": found.perplexity,
+            "codes/used": found.used,
+        }
+        losses = found.loss(self.config.commitment_weight)
+        if self.codebook_average is not None:
+            self.codebook_average.observe(z.detach(), found.codes, rng)
+            gauged["codes/revived"] = self.codebook_average.revived.clone()  # in the step before
+            losses = self.config.commitment_weight * found.commitment
+        return self.first_stage.decode_quantized(found.z_q), self.config.codebook_weight * losses.mean(), gauged
+
+    def _decode_half(self, z: Tensor) -> Tensor:
+        if isinstance(self.first_stage, VQFirstStage):
+            return self.first_stage.decode_quantized(self.first_stage.quantized(z).z_q)
+        return self.first_stage.decode(z)
+
     def _discriminator_loss(self) -> Loss:
         assert self.discriminator is not None
         assert self._pair is not None, "the autoencoder's loss comes first in a step"
@@ -122,6 +157,8 @@ class AutoencoderTask(Task):
         return Loss(total, {f"gan/{k}": v for k, v in gauges(real, fake).items()})
 
     def after_step(self, step: int, values: Mapping[str, float]) -> None:
+        if self.codebook_average is not None:
+            self.codebook_average.update()
         if self.discriminator is not None:
             self.start.update(step, values["pixel"])
 
