@@ -38,12 +38,15 @@ def test_latents_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_untrained_pictures_differ_by_their_vectors() -> None:
-    """Most of their variance is between vectors and not one picture common to all, else noise is ignored from the start."""
+    """A large part of their square is variance between vectors, not a picture common to all: else training ignores the noise.
+
+    Six seeds gave 0.53 to 0.86; layers as they come from PyTorch, 0.16 to 0.28.
+    """
     torch.manual_seed(0)
     stage = GeneratorFirstStage(GeneratorConfig(dim=16, widths=(32, 16, 8), mapping_width=32))
     with torch.no_grad():
         x = stage.decode(torch.randn(64, 16, generator=RNG))
-    assert x.var(0).mean() > 0.5 * x.square().mean()
+    assert x.var(0).mean() > 0.4 * x.square().mean()
 
 
 def test_every_level_draws_from_the_first_step() -> None:
