@@ -64,6 +64,8 @@ class Generator(nn.Module):
             layers += [nn.SiLU(), nn.Linear(inner, inner)]
         self.mapping = nn.Sequential(*layers)
         self.base = nn.Linear(inner, widths[0] * BASE * BASE)
+        for layer in (*self.mapping, self.base):
+            _keep_variance(layer)
         before = (widths[0], *widths)
         self.blocks = nn.ModuleList(
             TimeResBlock(a, b, inner, scale_shift=True, resample=double if level else None)
@@ -98,3 +100,10 @@ class ToPixels(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, image_channels, h, w)."""
         return self.conv(F.silu(self.norm(h)))
+
+
+def _keep_variance(module: nn.Module) -> None:
+    """Weights of He et al. 2015 (arXiv 1502.01852), no bias: pictures differ by their z from the first step."""
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
