@@ -60,7 +60,7 @@ def test_the_loss_by_hand(averaged: bool) -> None:
     torch.testing.assert_close(loss.total.detach(), nll + 0.5 * (0.3 + (not averaged)) * distance, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(loss.parts["commitment"], distance / z[0].numel())
     p = codes.bincount(minlength=15).double() / len(codes)
-    torch.testing.assert_close(loss.parts["codes/perplexity"].double(), torch.exp(-(p * p.log()).nansum()), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss.parts["perplexity"].double(), torch.exp(-(p * p.log()).nansum()), rtol=1e-5, atol=0)
     torch.testing.assert_close(loss.parts["codes/used"].double(), (p > 0).double().mean(), rtol=1e-6, atol=0)
     assert "kl" not in loss.parts
 
@@ -154,11 +154,11 @@ def small_vq(*changes: str) -> Any:
 
 def test_a_run_reports_how_codes_are_used(vq_run: Path) -> None:
     rows = [json.loads(line) for line in (vq_run / "first_stage" / "log.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if "codes/perplexity" in row]
+    steps = [row for row in rows if "perplexity" in row]
     assert len(steps) == 5
     for row in steps:
-        assert 1 <= row["codes/perplexity"] <= 64
-        assert row["codes/perplexity"] <= 64 * row["codes/used"] + 1e-3  # entropy is at most that of even use
+        assert 1 <= row["perplexity"] <= 64
+        assert row["perplexity"] <= 64 * row["codes/used"] + 1e-3  # entropy is at most that of even use
         assert "commitment" in row
         assert "kl" not in row
 

@@ -132,7 +132,7 @@ class AutoencoderTask(Task):
         found = self.first_stage.quantized(z)
         gauged = {
             "commitment": found.commitment.detach().mean() / z[0].numel(),
-            "codes/perplexity": found.perplexity,
+            "perplexity": found.perplexity,
             "codes/used": found.used,
         }
         losses = found.loss(self.config.commitment_weight)
