@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from oracles import GaussianData
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
-from sfumato.explain.rate_distortion import curve, first_stage_point
+from sfumato.explain.rate_distortion import curve, first_stage_point, log_plan
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
@@ -133,3 +133,16 @@ def test_what_has_no_rate_is_refused():
         curve(IDENTITY, SCHEDULE, lambda part: DATA.denoiser(SCHEDULE), pictures(1).float())
     with pytest.raises(InputError, match="at least one"):
         first_stage_point(Half(0.1), pictures(1)[:0])
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, make_schedule(ScheduleConfig(ScheduleName.rectified))])
+def test_the_plan_falls_from_noise_to_data(schedule):
+    """From 1 to 0, the last but one at the first row; equal in log SNR between where SNR is above 0; T steps are the table."""
+    plan = log_plan(schedule, 12)
+    assert (len(plan), float(plan[0]), float(plan[-1])) == (13, 1.0, 0.0)
+    assert float(plan[-2]) == pytest.approx(0.001)
+    gaps = schedule.log_snr(plan[1:-1]).diff()
+    torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=0)
+    torch.testing.assert_close(log_plan(schedule, 1000), torch.arange(1000, -1, -1).double() / 1000)
+    with pytest.raises(InputError, match="2 or more"):
+        log_plan(schedule, 1)

@@ -7,7 +7,8 @@ A receiver who has x_T, then x_{T-1}, ... down to x_t has paid and sees
 
 both averaged over pictures and noise. The steep part of the curve is what the eye calls semantic, the flat rest what it hardly
 sees (figure 2 of Rombach et al. 2021, arXiv 2112.10752). A latent model's values are counted per value of the picture too, so
-that all curves share their axes; L_0 is undefined for continuous latents, so their curve stops at the last t above 0.
+that all curves share their axes; L_0 is undefined for continuous latents, so their curve stops at the last t above 0. What is
+coded is one sample of q(z | x): where sigma_t / alpha_t is below its spread, bits are paid for the stage's own noise.
 
 A first stage is a point: the rate of its latents alone, under
 
