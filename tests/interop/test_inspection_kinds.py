@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_the_command_says_it(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["lora"]["ranks"] == [4]
     assert told["cards"] == ["sd1"]
+
+
+def test_without_transformers_the_rest_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    found = inspect(save(tmp_path / "style.safetensors", thin(UNET, 320, 768, 4, 2.0)))
+    assert found.lora.ranks == (4,)
+    assert found.cards == ()
+    assert found.oddities[0].startswith("which models it fits is not known: CLIP's towers need transformers")
 
 
 def test_relatives_of_lora_are_named(tmp_path):

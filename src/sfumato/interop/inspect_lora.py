@@ -35,7 +35,13 @@ class LoraFacts:
 
 def lora_facts(lora: Lora) -> tuple[LoraFacts, list[str]]:
     """(facts, sentences about what is odd). No matrix is read."""
-    fitting = [card for card in _candidates(lora) if _fits(lora, card)]
+    faults: list[str] = []
+    fitting: list[Card] = []
+    try:
+        fitting = [card for card in _candidates(lora) if _fits(lora, card)]
+        faults += [] if fitting else [f"it fits none of {', '.join(TARGETS)} as a whole."]
+    except InputError as error:  # a text tower that cannot be built without transformers
+        faults.append(f"which models it fits is not known: {error}")
     factors = sorted({layer.factor for layer in lora.layers.values()})
     facts = LoraFacts(
         ranks=lora.ranks,
@@ -46,7 +52,7 @@ def lora_facts(lora: Lora) -> tuple[LoraFacts, list[str]]:
         cards=tuple(card.name for card in fitting),
         parameters=lora.numel,
     )
-    return facts, _odd(lora, factors) + ([] if fitting else [f"it fits none of {', '.join(TARGETS)} as a whole."])
+    return facts, _odd(lora, factors) + faults
 
 
 def _candidates(lora: Lora) -> list[Card]:
