@@ -40,6 +40,16 @@ class Codes:
         """
         return tuple((self.channels, *_sides(height, width, factor)) for factor in self.factors)
 
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of one picture's codes in one tensor: (h, w), with several codes a place (C, h, w), of several grids (N,), flat.
+
+        Raises `InputError` when a side is not a positive multiple of a factor.
+        """
+        shapes = self.shapes(height, width)
+        if len(shapes) > 1:
+            return (sum(channels * h * w for channels, h, w in shapes),)
+        return shapes[0] if self.channels > 1 else shapes[0][1:]
+
 
 @dataclass(frozen=True)
 class Vector:

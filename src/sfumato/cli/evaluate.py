@@ -115,7 +115,7 @@ def measure(
     settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size)
     LIMITS.seed(request.seed, num or len(source.sets.held))
     found = evaluate(
-        pipeline.model.first_stage,
+        pipeline.model.encoder,
         source.sets,
         settings,
         generator(pipeline, draft) if generate else None,

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import InputError
-from sfumato.first_stages.base import Decoder as Pixels
-from sfumato.first_stages.base import FirstStage, preview_channels
+from sfumato.first_stages.base import CodesFace, FirstStage, preview_channels
 from sfumato.latent import Codes, Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig, Decoder, Encoder
 from sfumato.nn.quantizers import FSQ, Codebook, Quantized, Quantizer
@@ -124,7 +123,7 @@ class VQFirstStage(FirstStage):
         self.preview.copy_(preview)
 
 
-class VQCodes(Pixels):
+class VQCodes(CodesFace):
     """The face of indices: pixels <-> (B, h, w) whole numbers from 0 to K - 1. Its weights are those of `stage`."""
 
     preview = None
