@@ -27,14 +27,13 @@ from sfumato.io.pretrained import WEIGHTS, read_config, save_pretrained
 from sfumato.io.weights import load_strictly, read_storage, read_weights, save_weights
 from sfumato.model import LatentModel
 from sfumato.networks.generator import GeneratorConfig
-from sfumato.priors.autoregressive import AutoregressiveConfig
 from sfumato.priors.base import Prior
 from sfumato.priors.flow import FlowPrior
-from sfumato.priors.normal import NormalConfig
 from sfumato.training import latents, report
+from sfumato.training.cache import cached_latents
 from sfumato.training.card import card
 from sfumato.training.check import check
-from sfumato.training.codes import CachedCodes, measure_codes
+from sfumato.training.codes import CachedCodes
 from sfumato.training.conditions import unflat
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
@@ -81,7 +80,7 @@ class Run:
         first, first_results, first_key = self._first_stage(base)
         if only_first_stage:
             return self.out / "first_stage"
-        source, latent_key = self._latents(first, first_key)
+        source, latent_key = cached_latents(self, first, first_key)
         return self._prior(first, source, first_results, latent_key)
 
     def _first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
@@ -149,43 +148,6 @@ class Run:
         )
         return stage.finish({"steps": outcome.step, "images_per_second": rate(outcome), "reconstruction": numbers})
 
-    def _latents(self, first: FirstStage, first_key: str) -> tuple[latents.Cached | CachedCodes, str]:
-        """What the prior trains on, and the unit scale of latents, but where they are a variational autoencoder's."""
-        model = self.config.prior.model
-        own = [model.kind] if isinstance(model, NormalConfig | AutoregressiveConfig) else []
-        stage = Stage(self.out / "latents", key(first_key, self.config.data.flip, *own))
-        stage.open()
-        if isinstance(model, AutoregressiveConfig) and not isinstance(first, LearnedFirstStage):
-            return self._codes(first, stage), stage.key  # 8-bit pixels, which have no statistics
-        paths = [stage.directory / "moments.safetensors"] + [stage.directory / "flipped.safetensors"] * self.config.data.flip
-        scale = stage.directory / "scale.safetensors"
-        if stage.results() is None:
-            source = PixelSource(self.data.train, self.resident(), self.device, self.config.seed)
-            for index, path in enumerate(paths):
-                moments, small = latents.measure(first, source.in_order(32, flipped=index == 1))
-                moments.save(path)
-                if index == 0:
-                    numbers = latents.normalize(first, moments, small, unit=not isinstance(model, NormalConfig))
-                    if self.frozen is not None and self.frozen.statistics:
-                        first.load_state_dict(dict(self.frozen.statistics), strict=False)
-                    save_weights(scale, {k: v for k, v in first.state_dict().items() if k in ("shift", "scale", "preview")})
-            stage.finish(numbers)
-        scales = read_weights(scale)
-        if isinstance(first, LearnedFirstStage):
-            first.set_statistics(scales["shift"], scales["scale"], scales["preview"])
-        if isinstance(model, AutoregressiveConfig):
-            return self._codes(first, stage), stage.key
-        return latents.Cached.read(paths, scales), stage.key
-
-    def _codes(self, first: FirstStage, stage: Stage) -> CachedCodes:
-        """The pictures as whole numbers."""
-        paths = [stage.directory / f"{name}.safetensors" for name in ("codes", "codes_flipped")[: 1 + self.config.data.flip]]
-        for index, path in enumerate(paths):
-            if not path.is_file():
-                source = PixelSource(self.data.train, self.resident(), self.device, self.config.seed)
-                measure_codes(first.codes(), source.in_order(32, flipped=index == 1), path)
-        return CachedCodes.read(paths)
-
     def _prior(
         self, first: FirstStage, cached: latents.Cached | CachedCodes, first_results: dict[str, Any], latent_key: str
     ) -> Path:
@@ -223,10 +185,7 @@ class Run:
         if not task.parameters()["prior"]:  # a normal prior has nothing to learn
             samples = SampleSheet(self.model(first, prior, conditioner), config, self.data, conditions, self.device)
             report.save_sheet(stage.directory / "samples" / "step-00000000.png", samples.make())
-            results = {"steps": 0, "images_per_second": 0.0}
-            self.finish_model(samples.model, target, first_results, results)
-            stage.finish(results)
-            return target
+            return self._finish(stage, samples.model, target, first_results, {"steps": 0, "images_per_second": 0.0})
         if isinstance(prior, FlowPrior):
             self._initialise(prior, task, part.train)
         reporter = self.reporter(stage)
@@ -244,6 +203,11 @@ class Run:
             headline = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
             outcome = self.train(trainer, on_sample, headline)
         results = results or {"steps": outcome.step, "images_per_second": rate(outcome)}
+        return self._finish(stage, model, target, first_results, results)
+
+    def _finish(
+        self, stage: Stage, model: LatentModel, target: Path, first_results: dict[str, Any], results: dict[str, Any]
+    ) -> Path:
         self.finish_model(model, target, first_results, results)
         stage.finish(results)
         return target
