@@ -38,13 +38,14 @@ from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.latent import Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
-FirstStageConfig = KLConfig | VQConfig | IdentityConfig
-LearnedFirstStage = KLFirstStage | VQFirstStage
+FirstStageConfig = KLConfig | VQConfig | VQ2Config | IdentityConfig
+LearnedFirstStage = KLFirstStage | VQFirstStage | VQ2FirstStage
 """Those that are trained: encoder, decoder, unit scale."""
 PriorConfig = DiffusionConfig | RegressionConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
@@ -79,6 +80,8 @@ def build_first_stage(config: FirstStageConfig) -> FirstStage:
             return KLFirstStage(config)
         case VQConfig():
             return VQFirstStage(config)
+        case VQ2Config():
+            return VQ2FirstStage(config)
         case IdentityConfig():
             return IdentityFirstStage(config)
 

@@ -40,6 +40,19 @@ class Codes:
         """
         return tuple((self.channels, *_sides(height, width, factor)) for factor in self.factors)
 
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, h, w) of the one tensor that holds all grids, as `sfumato.networks.raster.pack` makes it.
+
+        h and w are those of the first, coarsest grid; at each place stand its codes, then those of each finer grid there.
+        Raises `InputError` where a grid is no whole number of times as fine as the first, or a side does not fit.
+        """
+        first, *finer = self.factors
+        for factor in finer:
+            if first % factor:
+                raise InputError(f"code factors {list(self.factors)}: expected the coarsest first, a multiple of the others.")
+        shapes = self.shapes(height, width)
+        return sum(self.channels * (first // factor) ** 2 for factor in self.factors), *shapes[0][1:]
+
 
 @dataclass(frozen=True)
 class Vector:

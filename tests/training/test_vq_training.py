@@ -14,6 +14,7 @@ from small_runs import go, times
 from sfumato.cli.train import read_config
 from sfumato.errors import InputError
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.io.pretrained import load_pretrained
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.recipes import RECIPES
@@ -114,6 +115,69 @@ def test_codes_move_in_training_and_a_dropped_step_moves_none(tmp_path: Path) ->
     weight = task.first_stage.quantize.embedding.weight
     assert weight.isfinite().all()
     assert not torch.equal(weight, before)
+
+
+def two_level_task(**loss: Any) -> AutoencoderTask:
+    """Stage 1 with 15 codes on each of two levels, on eleven pictures."""
+    torch.manual_seed(0)
+    stage = awaken(VQ2FirstStage(VQ2Config(NETWORK, codebook_size=15, embed_channels=0)))
+    assert isinstance(stage, VQ2FirstStage)
+    options: dict[str, Any] = {"perceptual": "none", "gan_start": "never"} | loss
+    pixels = all_pixels()
+    source = PixelSource(list(pixels), pixels, CPU, 0)  # type: ignore[arg-type]  # resident: only the length is asked for
+    return AutoencoderTask(stage, FirstStageLossConfig(**options), source, CPU)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_loss_of_two_levels_is_the_sum(averaged: bool) -> None:
+    """nll(x, D(e_t, e_b)) + w sum over levels of (||sg z - e||^2 + beta ||z - sg e||^2), each summed over its own grid."""
+    task = two_level_task(codebook_weight=0.5, commitment_weight=0.3, **(AVERAGED if averaged else {}))
+    stage = task.first_stage
+    assert isinstance(stage, VQ2FirstStage)
+    x = task.batch(0, small_optim(), rng())["x"]
+    loss = task.loss("autoencoder", {"x": x}, 0, rng(1))
+    with torch.no_grad():
+        z = stage.posterior(x).mean
+        z_t, z_b = z[:, :2, ::2, ::2], z[:, 2:]
+        nll = (stage.decode(z) - x).abs().flatten(1).sum(1).mean()
+        distances = {}
+        for name, part, book in (("top", z_t, stage.top_quantize), ("bottom", z_b, stage.quantize)):
+            vectors = part.permute(0, 2, 3, 1).flatten(0, 2)
+            each = torch.cdist(vectors, book.embedding.weight).min(1)
+            distances[name] = each.values.square().sum() / len(x)
+            torch.testing.assert_close(loss.parts[f"commitment/{name}"], distances[name] / part[0].numel())
+            used = len(each.indices.unique()) / 15
+            torch.testing.assert_close(loss.parts[f"codes/used/{name}"], torch.tensor(used))
+            assert 1 <= loss.parts[f"perplexity/{name}"] <= 15 * used + 1e-3
+    wanted = nll + 0.5 * (0.3 + (not averaged)) * sum(distances.values())
+    torch.testing.assert_close(loss.total.detach(), wanted, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [{}, AVERAGED, {"half_size_weight": 0.5}])
+def test_every_parameter_of_two_levels_is_owned_and_moved(loss: dict[str, Any]) -> None:
+    task = two_level_task(**loss)
+    held = {
+        id(p) for o in TrainState(task, small_optim(), CPU).optimizers.values() for g in o.param_groups for p in g["params"]
+    }
+    names = {n for n, p in task.first_stage.named_parameters() if id(p) not in held}
+    books = {"quantize.embedding.weight", "top_quantize.embedding.weight"}
+    assert names == (books if loss == AVERAGED else set())
+    task.loss("autoencoder", task.batch(0, small_optim(batch_size=8), rng()), 0, rng(1)).total.backward()
+    assert [n for n, p in task.first_stage.named_parameters() if n not in names and (p.grad is None or not p.grad.any())] == []
+
+
+def test_two_levels_move_in_training_and_resume(tmp_path: Path) -> None:
+    """Averages of both levels included, bit for bit."""
+    before = two_level_task().first_stage.state_dict()
+    run(trainer(two_level_task(**AVERAGED), tmp_path / "half", small_optim(steps=4, decay="constant")))
+    first = trainer(two_level_task(**AVERAGED), tmp_path / "constant", small_optim(decay="constant"))
+    again = trainer(two_level_task(**AVERAGED), tmp_path / "half", small_optim(decay="constant"))
+    assert again.resume() == 4
+    assert differences(run(first).state.tensors(), run(again).state.tensors()) == []
+    assert {"codebook_average_top", "codebook_average_bottom"} <= set(first.task.modules())
+    after = first.task.modules()["first_stage"].state_dict()
+    for name in ("quantize.embedding.weight", "top_quantize.embedding.weight"):
+        assert not torch.equal(after[name], before[name])
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:

@@ -13,6 +13,8 @@ indices. Trained, z_q takes the place of z with straight-through gradients (`sfu
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -61,7 +63,44 @@ class VQConfig:
             )
 
 
-class VQFirstStage(FirstStage):
+@dataclass(frozen=True)
+class Level:
+    """One level of codes: latents z (B, C, h, w), not in unit scale, and what quantizing them gave."""
+
+    z: Tensor
+    found: Quantized
+
+
+class QuantizedFirstStage(FirstStage):
+    """What training needs of a first stage of codes: its quantizers and latents by level. One level has the name ""."""
+
+    encoder: Encoder
+    decoder: Decoder
+
+    @property
+    @abstractmethod
+    def quantizers(self) -> Mapping[str, Quantizer]:
+        """By level, the coarsest first."""
+
+    @abstractmethod
+    def levels(self, z: Tensor) -> dict[str, Level]:
+        """(B, C, h, w) latents in unit scale -> each level's, with gradients, losses and gauges."""
+
+    @abstractmethod
+    def decode_levels(self, levels: Mapping[str, Level]) -> Tensor:
+        """The codes of every level -> (B, C, H, W) pixels, about [-1, 1]."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """The decoder's last weight."""
+
+    @abstractmethod
+    def set_statistics(self, mean: Tensor, std: Tensor, preview: Tensor) -> None:
+        """Store the measured latent statistics (C,), (C,) and the preview map (C + 1, preview channels)."""
+
+
+class VQFirstStage(QuantizedFirstStage):
     """Encoder, codebook and decoder; `quant_conv`, `quantize` and `post_quant_conv` as published."""
 
     shift: Tensor
@@ -97,6 +136,16 @@ class VQFirstStage(FirstStage):
     def quantized(self, z: Tensor) -> Quantized:
         """(B, C, h, w) latents in unit scale -> their codes (not in unit scale), with gradients, losses and gauges."""
         return self.quantize.quantize(self._raw(z))
+
+    @property
+    def quantizers(self) -> Mapping[str, Quantizer]:
+        return {"": self.quantize}
+
+    def levels(self, z: Tensor) -> dict[str, Level]:
+        return {"": Level(self._raw(z), self.quantized(z))}
+
+    def decode_levels(self, levels: Mapping[str, Level]) -> Tensor:
+        return self.decode_quantized(levels[""].found.z_q)
 
     def decode_quantized(self, z_q: Tensor) -> Tensor:
         """(B, C, h, w) codes as `quantized` and `Quantizer.lookup` give them -> (B, C, H, W) pixels, about [-1, 1]."""
@@ -142,9 +191,13 @@ class VQCodes(Pixels):
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, h, w) indices -> (B, C, H, W) pixels, about [-1, 1]. Raises `InputError` for indices that name no code."""
-        if z.numel() and (int(z.min()) < 0 or int(z.max()) >= self.latent.vocabulary):
-            raise InputError(
-                f"VQ codes run from {int(z.min())} to {int(z.max())}: expected whole numbers from 0 to "
-                f"{self.latent.vocabulary - 1}."
-            )
+        check_codes(z, self.latent.vocabulary)
         return self.stage.decode_quantized(self.stage.quantize.lookup(z))
+
+
+def check_codes(z: Tensor, vocabulary: int) -> None:
+    """Raises `InputError` unless every number of z is from 0 to `vocabulary` - 1."""
+    if z.numel() and (int(z.min()) < 0 or int(z.max()) >= vocabulary):
+        raise InputError(
+            f"VQ codes run from {int(z.min())} to {int(z.max())}: expected whole numbers from 0 to {vocabulary - 1}."
+        )

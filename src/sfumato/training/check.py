@@ -9,6 +9,7 @@ from sfumato.diffusion.schedule import make_schedule
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.io.pretrained import find_model
 from sfumato.networks.patchgan import PatchGANConfig
 from sfumato.networks.unet import UNetConfig
@@ -33,9 +34,10 @@ def check(config: RunConfig) -> None:
             f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
             "training; set it to null."
         )
-    if isinstance(first.model, KLConfig | VQConfig) and not first.frozen:
+    if isinstance(first.model, KLConfig | VQConfig | VQ2Config) and not first.frozen:
         _check_loss(first.loss, size)
-        if first.loss.codebook_decay > 0 and (isinstance(first.model, KLConfig) or first.model.levels):
+        averaged = isinstance(first.model, VQ2Config) or (isinstance(first.model, VQConfig) and not first.model.levels)
+        if first.loss.codebook_decay > 0 and not averaged:
             raise InputError(
                 f"first_stage.loss.codebook_decay is {first.loss.codebook_decay}, and this first stage has no codebook; "
                 "set it to 0, and codebook_revive too."
