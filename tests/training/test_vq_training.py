@@ -243,3 +243,17 @@ def test_another_run_takes_its_first_stage(vq_run: Path, data: Path, tmp_path: P
     out = go(small_vq(f"first_stage.frozen={vq_run}"), data, tmp_path / "other")
     ours, theirs = (load_pretrained(p).model.first_stage.state_dict() for p in (out, vq_run / "model"))
     assert differences(ours, theirs) == []
+
+
+def test_a_whole_run_over_two_levels(data: Path, tmp_path: Path) -> None:
+    """Diffusion sees both levels as one grid of twice the channels, each in unit scale."""
+    config = small_vq()
+    first = config.first_stage
+    two = dataclasses.replace(first, model=VQ2Config(first.model.network, codebook_size=32, embed_channels=2))
+    loaded = load_pretrained(go(dataclasses.replace(config, first_stage=two), data, tmp_path / "two"))
+    stage = loaded.model.first_stage
+    assert isinstance(stage, VQ2FirstStage)
+    assert stage.latent.channels == loaded.model.prior.latent.channels == 4
+    assert (stage.scale != 1).all()
+    rows = [json.loads(line) for line in (tmp_path / "two" / "first_stage" / "log.jsonl").read_text().splitlines()]
+    assert any("perplexity/top" in row and "perplexity/bottom" in row for row in rows)

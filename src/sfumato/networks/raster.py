@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.conditioning import Conditioning
@@ -66,6 +67,11 @@ class CodeNetwork(nn.Module, ABC):
     @abstractmethod
     def forward(self, codes: Tensor, cond: Conditioning) -> Tensor:
         """(B, C, h, w) codes -> (B, C, h, w, K) logits; those of code i depend on no code from i on."""
+
+    def surprise(self, codes: Tensor, cond: Conditioning) -> Tensor:
+        """-log p of each code given those before it: (B, C, h, w) codes -> the same shape in nats, fp32."""
+        logits = self(codes, cond).float()
+        return F.cross_entropy(logits.flatten(0, 3), codes.flatten(), reduction="none").view(codes.shape)
 
     @abstractmethod
     def predictor(self, cond: Conditioning, batch: int, shape: Sequence[int]) -> Predictor:
