@@ -17,6 +17,7 @@ from sfumato.first_stages.vq import VQConfig, VQFirstStage
 from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.io.pretrained import load_pretrained
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.nn.packaged import PackagedConfig
 from sfumato.recipes import RECIPES
 from sfumato.training.check import check
 from sfumato.training.config import FirstStageLossConfig
@@ -196,7 +197,9 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 def test_keys_of_older_runs_are_kept() -> None:
-    """The hexadecimal number is what the code before these fields gave."""
+    """The hexadecimal numbers are what the code before these fields gave."""
+    assert key(VQConfig()) == "942eea4efe65c41f"
+    assert key(VQConfig(quantizer=PackagedConfig())) != "942eea4efe65c41f"
     assert key(FirstStageLossConfig()) == OLD_KEY
     assert {n: getattr(FirstStageLossConfig(), n) for n in ADDED["loss"]} == ADDED["loss"]
     assert key(FirstStageLossConfig(codebook_decay=0.5)) != OLD_KEY
@@ -257,3 +260,58 @@ def test_a_whole_run_over_two_levels(data: Path, tmp_path: Path) -> None:
     assert (stage.scale != 1).all()
     rows = [json.loads(line) for line in (tmp_path / "two" / "first_stage" / "log.jsonl").read_text().splitlines()]
     assert any("perplexity/top" in row and "perplexity/bottom" in row for row in rows)
+
+
+PACKAGED = {
+    "ema": (PackagedConfig("ema", decay=0.9, revive=0.5), 15, 2, ()),
+    "cosine": (PackagedConfig("cosine", decay=0.9), 15, 2, ()),
+    "simvq": (PackagedConfig("simvq"), 15, 2, ()),
+    "fsq": (PackagedConfig("fsq"), 15, 2, (5, 3)),
+    "lfq": (PackagedConfig("lfq"), 4, 2, ()),
+    "residual": (PackagedConfig("residual", depth=2, decay=0.9), 15, 2, ()),
+}
+
+
+@pytest.mark.parametrize("method", PACKAGED)
+def test_packaged_quantizers_train_and_resume(method: str, tmp_path: Path) -> None:
+    """Bit for bit, averages included; what training moves is what the package would."""
+    pytest.importorskip("vector_quantize_pytorch")
+    config, size, _, levels = PACKAGED[method]
+
+    def task() -> AutoencoderTask:
+        torch.manual_seed(0)
+        stage = VQFirstStage(VQConfig(NETWORK, size, levels=levels, quantizer=config))
+        pixels = all_pixels()
+        source = PixelSource(list(pixels), pixels, CPU, 0)  # type: ignore[arg-type]  # resident
+        return AutoencoderTask(stage, FirstStageLossConfig(perceptual="none", gan_start="never"), source, CPU)
+
+    before = task().first_stage.state_dict()
+    run(trainer(task(), tmp_path / "half", small_optim(steps=4, decay="constant")))
+    first = trainer(task(), tmp_path / "constant", small_optim(decay="constant"))
+    again = trainer(task(), tmp_path / "half", small_optim(decay="constant"))
+    assert again.resume() == 4
+    assert differences(run(first).state.tensors(), run(again).state.tensors()) == []
+    after = first.task.modules()["first_stage"].state_dict()
+    moved = [k for k in after if k.startswith("quantize.") and not torch.equal(after[k], before[k])]
+    assert bool(moved) == (method not in ("fsq", "lfq"))
+    assert {"perplexity", "codes/used", "commitment"} <= set(first.reporter.rows[-1])
+    assert first.task.phase(0) is None  # no CUDA graph holds the package
+
+
+def test_a_whole_run_over_residual_codes(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    config = small_vq("first_stage.loss.codebook_decay=0", "first_stage.loss.codebook_revive=0")
+    residual = PackagedConfig("residual", depth=2, decay=0.9, revive=0.1)
+    first = dataclasses.replace(config.first_stage, model=dataclasses.replace(config.first_stage.model, quantizer=residual))
+    loaded = load_pretrained(go(dataclasses.replace(config, first_stage=first), data, tmp_path / "residual"))
+    stage = loaded.model.first_stage
+    assert isinstance(stage, VQFirstStage)
+    assert stage.quantize.depth == 2
+    codes = stage.codes()
+    x = all_pixels(2).float() / 127.5 - 1
+    found = codes.encode(x)
+    assert found.shape[1:] == codes.latent.shape(16, 16) == (2, 8, 8)
+    torch.testing.assert_close(codes.decode(found), stage.decode(stage.posterior(x).mode()))
+    averaged = dataclasses.replace(first, loss=dataclasses.replace(first.loss, codebook_decay=0.9))
+    with pytest.raises(InputError, match="has no codebook"):
+        check(dataclasses.replace(config, first_stage=averaged))

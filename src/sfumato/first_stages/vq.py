@@ -26,6 +26,7 @@ from sfumato.first_stages.base import Decoder as Pixels
 from sfumato.first_stages.base import FirstStage, preview_channels
 from sfumato.latent import Codes, Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig, Decoder, Encoder
+from sfumato.nn.packaged import Packaged, PackagedConfig
 from sfumato.nn.quantizers import FSQ, Codebook, Quantized, Quantizer
 from sfumato.posterior import DiagonalGaussian
 
@@ -39,7 +40,8 @@ class VQConfig:
     """`codebook_size`: number of codes. `embed_channels`: channels of a code, 0 for as many as the network's latent.
 
     The network has `double_moments=False`: the encoder gives a point. `levels`: of finite scalar quantization, one number a
-    channel of a code, in the codebook's place; then `codebook_size` is their product.
+    channel of a code, in the codebook's place; then `codebook_size` is their product. `quantizer`: one of the optional package
+    (`sfumato.nn.packaged`) in the place of both; its fsq takes `levels`, its lfq has 2^channels codes.
     """
 
     kind: ClassVar[str] = "vq"
@@ -47,6 +49,7 @@ class VQConfig:
     codebook_size: int = 8192
     embed_channels: int = 0
     levels: tuple[int, ...] = ()
+    quantizer: PackagedConfig | None = None
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
@@ -60,6 +63,16 @@ class VQConfig:
             raise InputError(
                 f"VQ levels are {list(self.levels)}: expected numbers from 3, one for each of the {channels} channels of "
                 f"a code, and their product {size} as codebook_size, which is {self.codebook_size}."
+            )
+        method = self.quantizer.method if self.quantizer else ""
+        if self.quantizer and bool(self.levels) != (method == "fsq"):
+            raise InputError(
+                f"VQ quantizer is {method} and levels are {list(self.levels)}: fsq alone has levels, and needs them."
+            )
+        if method == "lfq" and self.codebook_size != 2**channels:
+            raise InputError(
+                f"VQ codebook_size is {self.codebook_size}: expected {2**channels}, since codes of lfq are the signs of "
+                f"{channels} channels; set it or embed_channels."
             )
 
 
@@ -117,7 +130,7 @@ class VQFirstStage(QuantizedFirstStage):
         self.encoder = Encoder(net)
         self.decoder = Decoder(net)
         self.quant_conv = nn.Conv2d(net.latent_channels, embed, 1)
-        self.quantize: Quantizer = FSQ(config.levels) if config.levels else Codebook(config.codebook_size, embed)
+        self.quantize = build_quantizer(config)
         self.post_quant_conv = nn.Conv2d(embed, net.latent_channels, 1)
         self.register_buffer("shift", torch.zeros(embed))
         self.register_buffer("scale", torch.ones(embed))
@@ -174,7 +187,10 @@ class VQFirstStage(QuantizedFirstStage):
 
 
 class VQCodes(Pixels):
-    """The face of indices: pixels <-> (B, h, w) whole numbers from 0 to K - 1. Its weights are those of `stage`."""
+    """The face of indices: pixels <-> (B, h, w) whole numbers from 0 to K - 1, of residual codes (B, depth, h, w).
+
+    Its weights are those of `stage`.
+    """
 
     preview = None
 
@@ -182,17 +198,25 @@ class VQCodes(Pixels):
         super().__init__()
         self.stage = stage
         self.channels = stage.channels
-        self.latent: Codes = Codes((stage.latent.factor,), stage.quantize.num_codes)
+        self.latent: Codes = Codes((stage.latent.factor,), stage.quantize.num_codes, stage.quantize.depth)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) pixels in [-1, 1] -> (B, h, w) indices."""
+        """(B, C, H, W) pixels in [-1, 1] -> indices."""
         return self.stage.quantized(self.stage.posterior(x).mode()).codes
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, h, w) indices -> (B, C, H, W) pixels, about [-1, 1]. Raises `InputError` for indices that name no code."""
+        """Indices -> (B, C, H, W) pixels, about [-1, 1]. Raises `InputError` for indices that name no code."""
         check_codes(z, self.latent.vocabulary)
         return self.stage.decode_quantized(self.stage.quantize.lookup(z))
+
+
+def build_quantizer(config: VQConfig) -> Quantizer:
+    """The quantizer with random codes."""
+    channels = config.embed_channels or config.network.latent_channels
+    if config.quantizer is not None:
+        return Packaged(config.quantizer, config.codebook_size, channels, config.levels)
+    return FSQ(config.levels) if config.levels else Codebook(config.codebook_size, channels)
 
 
 def check_codes(z: Tensor, vocabulary: int) -> None:

@@ -36,7 +36,9 @@ def check(config: RunConfig) -> None:
         )
     if isinstance(first.model, KLConfig | VQConfig | VQ2Config) and not first.frozen:
         _check_loss(first.loss, size)
-        averaged = isinstance(first.model, VQ2Config) or (isinstance(first.model, VQConfig) and not first.model.levels)
+        averaged = isinstance(first.model, VQ2Config) or (
+            isinstance(first.model, VQConfig) and not first.model.levels and not first.model.quantizer
+        )
         if first.loss.codebook_decay > 0 and not averaged:
             raise InputError(
                 f"first_stage.loss.codebook_decay is {first.loss.codebook_decay}, and this first stage has no codebook; "

@@ -24,7 +24,7 @@ from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.losses.reconstruction import PixelError, ReconstructionLoss
 from sfumato.networks.patchgan import PatchGAN, PatchGANConfig
 from sfumato.nn.layers import halve
-from sfumato.nn.quantizers import Codebook, CodebookAverage
+from sfumato.nn.quantizers import Codebook, CodebookAverage, Quantizer
 from sfumato.posterior import DiagonalGaussian
 from sfumato.priors.base import Loss
 from sfumato.training.config import FirstStageLossConfig, OptimConfig
@@ -84,6 +84,11 @@ class AutoencoderTask(Task):
         if self.discriminator is not None:
             self.discriminator.compile(dynamic=False)
 
+    def _observers(self) -> list[Quantizer | CodebookAverage]:
+        """What moves codes by what they stand for."""
+        first = self.first_stage
+        return [*self.averages.values(), *(first.quantizers.values() if isinstance(first, QuantizedFirstStage) else ())]
+
     def learning_rate(self, name: str, config: OptimConfig) -> float:
         other = self.config.discriminator_learning_rate
         return other if name == "discriminator" and other > 0 else config.learning_rate
@@ -92,12 +97,14 @@ class AutoencoderTask(Task):
         return name == "autoencoder" or self.start.factor(step) > 0
 
     def phase(self, step: int) -> float | None:
+        if not all(observer.capturable for observer in self._observers() if isinstance(observer, Quantizer)):
+            return None
         factor = 0.0 if self.discriminator is None else self.start.factor(step)
         return factor if factor in (0.0, 1.0) else None
 
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
-        for average in self.averages.values():
-            average.reset()
+        for observer in self._observers():
+            observer.reset()
         return {"x": self.source.batch(step, config.batch_size, rng)}
 
     def loss(self, name: str, batch: Batch, step: int, rng: torch.Generator) -> Loss:
@@ -153,6 +160,7 @@ class AutoencoderTask(Task):
                 average.observe(level.z.detach(), found.codes, rng)
                 gauged[f"codes/revived{end}"] = average.revived.clone()  # in the step before
                 losses = config.commitment_weight * found.commitment
+            self.first_stage.quantizers[name].observe(level.z.detach(), found.codes, rng)
             penalty = penalty + config.codebook_weight * losses.mean()
         return self.first_stage.decode_levels(levels), penalty, gauged
 
@@ -171,8 +179,8 @@ class AutoencoderTask(Task):
         return Loss(total, {f"gan/{k}": v for k, v in gauges(real, fake).items()})
 
     def after_step(self, step: int, values: Mapping[str, float]) -> None:
-        for average in self.averages.values():
-            average.update()
+        for observer in self._observers():
+            observer.update()
         if self.discriminator is not None:
             self.start.update(step, values["pixel"])
 
