@@ -39,20 +39,22 @@ from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
-from sfumato.latent import Grid, Vector
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
+from sfumato.latent import Codes, Grid, Vector
 from sfumato.model import LatentModel
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from sfumato.priors.base import Prior
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 from sfumato.priors.flow import FlowConfig, FlowPrior
+from sfumato.priors.hierarchical import HierarchicalConfig, HierarchicalPrior
 from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
-FirstStageConfig = KLConfig | VQConfig | IdentityConfig | GeneratorConfig
-LearnedFirstStage = KLFirstStage | VQFirstStage
+FirstStageConfig = KLConfig | VQConfig | VQ2Config | IdentityConfig | GeneratorConfig
+LearnedFirstStage = KLFirstStage | VQFirstStage | VQ2FirstStage
 """Those that are trained to encode: encoder, decoder, unit scale."""
-PriorConfig = DiffusionConfig | RegressionConfig | AutoregressiveConfig | FlowConfig | NormalConfig
+PriorConfig = DiffusionConfig | RegressionConfig | AutoregressiveConfig | HierarchicalConfig | FlowConfig | NormalConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
 TrainedPartConfig = (
     TextConfig
@@ -85,6 +87,8 @@ def build_first_stage(config: FirstStageConfig) -> Decoder:
             return KLFirstStage(config)
         case VQConfig():
             return VQFirstStage(config)
+        case VQ2Config():
+            return VQ2FirstStage(config)
         case IdentityConfig():
             return IdentityFirstStage(config)
         case GeneratorConfig():
@@ -99,9 +103,9 @@ def build_prior(config: PriorConfig, first_stage: Decoder) -> Prior[Any]:
     latent = first_stage.latent
     match config:
         case AutoregressiveConfig():
-            if not isinstance(first_stage, FirstStage):
-                raise InputError("an autoregressive prior needs codes, and a generator has none; take a VQ first stage.")
-            return AutoregressivePrior(config, first_stage.codes().latent)
+            return AutoregressivePrior(config, _codes(first_stage))
+        case HierarchicalConfig():
+            return HierarchicalPrior(config, _codes(first_stage))
         case NormalConfig() if isinstance(latent, Grid | Vector):
             return NormalPrior(config, latent)
         case FlowConfig() if isinstance(latent, Grid | Vector):
@@ -110,6 +114,12 @@ def build_prior(config: PriorConfig, first_stage: Decoder) -> Prior[Any]:
             return _over_grid(config, latent)
         case _:
             raise InputError(f"a {config.kind} prior does not go over latents that are a {type(latent).__name__}.")
+
+
+def _codes(first_stage: Decoder) -> Codes:
+    if not isinstance(first_stage, FirstStage):
+        raise InputError("an autoregressive prior needs codes, and a generator has none; take a VQ first stage.")
+    return first_stage.codes().latent
 
 
 def _over_grid(config: DiffusionConfig | RegressionConfig, latent: Grid) -> DiffusionPrior | RegressionPrior:

@@ -41,14 +41,19 @@ class Codes:
         return tuple((self.channels, *_sides(height, width, factor)) for factor in self.factors)
 
     def shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of one picture's codes in one tensor: (h, w), with several codes a place (C, h, w), of several grids (N,), flat.
+        """(h, w) of one picture's codes, or (C, h, w) where a place has several: of the one tensor that holds all grids.
 
-        Raises `InputError` when a side is not a positive multiple of a factor.
+        h and w are those of the first, coarsest grid; at each place stand its codes, then those of each finer grid there, as
+        `sfumato.networks.raster.pack` puts them. Raises `InputError` where a grid is no whole number of times as fine as the
+        first, or a side does not fit.
         """
-        shapes = self.shapes(height, width)
-        if len(shapes) > 1:
-            return (sum(channels * h * w for channels, h, w in shapes),)
-        return shapes[0] if self.channels > 1 else shapes[0][1:]
+        first, *finer = self.factors
+        for factor in finer:
+            if first % factor:
+                raise InputError(f"code factors {list(self.factors)}: expected the coarsest first, a multiple of the others.")
+        places = self.shapes(height, width)[0][1:]
+        codes = sum(self.channels * (first // factor) ** 2 for factor in self.factors)
+        return places if codes == 1 else (codes, *places)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def test_parts_agree(name: str) -> None:
         first = build_first_stage(config.first_stage.model)
         prior = build_prior(config.prior.model, first)
     kind = config.prior.model.kind
-    assert prior.latent == (first.codes().latent if kind == "autoregressive" else first.latent)
+    assert prior.latent == (first.codes().latent if kind in ("autoregressive", "hierarchical") else first.latent)
     if isinstance(config.prior.model, DiffusionConfig | RegressionConfig):
         assert config.prior.model.network.in_channels == first.latent.channels
     assert config.name == name

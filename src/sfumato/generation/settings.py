@@ -12,6 +12,7 @@ from sfumato.priors.autoregressive import AutoregressivePrior, AutoregressiveSet
 from sfumato.priors.base import Prior
 from sfumato.priors.diffusion import DiffusionSettings
 from sfumato.priors.flow import FlowPrior, FlowSettings
+from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior, NormalSettings
 from sfumato.samplers import SAMPLERS
 
@@ -31,7 +32,7 @@ def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
 def settings_for(prior: Prior[Any], defaults: SamplingDefaults) -> Any:
     """Of any prior: a temperature and truncation where it has no steps to choose."""
     match prior:
-        case AutoregressivePrior():
+        case AutoregressivePrior() | HierarchicalPrior():
             return AutoregressiveSettings(defaults.temperature, defaults.top_k, defaults.top_p)
         case FlowPrior():
             return FlowSettings(defaults.temperature)
@@ -43,4 +44,4 @@ def settings_for(prior: Prior[Any], defaults: SamplingDefaults) -> Any:
 
 def has_sampler(prior: Prior[Any]) -> bool:
     """Whether a sampler and its number of steps can be chosen."""
-    return not isinstance(prior, AutoregressivePrior | FlowPrior | NormalPrior)
+    return not isinstance(prior, AutoregressivePrior | HierarchicalPrior | FlowPrior | NormalPrior)

@@ -124,6 +124,10 @@ def _networks(config: ModelConfig, form: Form) -> tuple[UNetConfig, KLConfig | V
         raise InputError(f"a first stage of the kind {stage.kind} {no}, only kl and vq have; keep the native form.")
     if isinstance(stage, VQConfig) and stage.levels:
         raise InputError(f"a first stage of finite scalar quantization {no}, only codebooks have; keep the native form.")
+    if isinstance(stage, VQConfig) and stage.quantizer is not None:
+        raise InputError(
+            f"a first stage of the quantizer {stage.quantizer.method} {no}, only codebooks have; keep the native form."
+        )
     if not isinstance(stage, KLConfig) and form.pipeline not in pipelines.LATENT_DIFFUSION:
         raise InputError(f"a first stage of the kind {stage.kind} has no form in {form.pipeline}, which has a KL autoencoder.")
     colours = stage.network.image_channels

@@ -18,6 +18,7 @@ from sfumato.diffusion.weighting import TimeSampling
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.coupling import CouplingConfig
@@ -26,10 +27,12 @@ from sfumato.networks.generator import GeneratorConfig
 from sfumato.networks.gpt import GPTConfig
 from sfumato.networks.hourglass import HourglassConfig
 from sfumato.networks.pixelcnn import PixelCNNConfig
+from sfumato.networks.pixelcnn_pp import PixelCNNPPConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.autoregressive import AutoregressiveConfig
 from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.priors.flow import FlowConfig
+from sfumato.priors.hierarchical import HierarchicalConfig
 from sfumato.priors.normal import NormalConfig
 from sfumato.training.config import (
     DataConfig,
@@ -91,6 +94,20 @@ def vqvae() -> RunConfig:
     return _family("vqvae", first, prior, _optim(20_000, 256))
 
 
+def vqvae2() -> RunConfig:
+    """Codes of two sizes, the coarse ones first (Razavi et al. 2019, arXiv 1906.00446).
+
+    Command: `sfumato train family-vqvae2 --data DIR --out RUN`. Hardware: one GPU.
+    """
+    network = dataclasses.replace(_quantized(), latent_channels=64)
+    loss = dataclasses.replace(_PLAIN, codebook_decay=0.99, codebook_revive=0.1)
+    model = VQ2Config(network, codebook_size=512, embed_channels=16)
+    first = FirstStageRun(model=model, loss=loss, train=_optim(10_000, 128))
+    top = PixelCNNConfig(512, dim=128, depth=8, first_kernel=5)
+    bottom = PixelCNNConfig(512, dim=192, depth=10, first_kernel=5, concat_channels=64)
+    return _family("vqvae2", first, HierarchicalConfig(top, bottom), _optim(20_000, 256))
+
+
 def vqgan() -> RunConfig:
     """Codes that please a discriminator of patches, and a transformer over them (Esser et al. 2020, arXiv 2012.09841).
 
@@ -106,13 +123,12 @@ def vqgan() -> RunConfig:
 
 
 def autoregressive() -> RunConfig:
-    """A transformer over 8-bit pixels, channel by channel: no first stage, the likelihood exact.
+    """PixelCNN++ over 8-bit pixels, the likelihood exact (Salimans et al. 2017, arXiv 1701.05517).
 
-    Command: `sfumato train family-autoregressive --data DIR --out RUN`. Hardware: one GPU. After van den Oord et al. 2016
-    (arXiv 1601.06759).
+    Command: `sfumato train family-autoregressive --data DIR --out RUN`. Hardware: one GPU.
     """
-    prior = AutoregressiveConfig(GPTConfig(256, SIDE, SIDE, channels=3, dim=320, depth=8, heads=5))
-    return _family("autoregressive", FirstStageRun(model=IdentityConfig()), prior, _optim(10_000, 32))
+    prior = AutoregressiveConfig(PixelCNNPPConfig(dim=96, depth=3, mixtures=10, dropout=0.1))
+    return _family("autoregressive", FirstStageRun(model=IdentityConfig()), prior, _optim(10_000, 64))
 
 
 def flow() -> RunConfig:
@@ -203,14 +219,16 @@ def _tiny(base: RunConfig) -> RunConfig:
 
 
 def _quick(train: OptimConfig) -> OptimConfig:
-    return dataclasses.replace(train, steps=40, batch_size=8, warmup_steps=5, compile=False, log_every=20, ema_decay=0.9)
+    return dataclasses.replace(
+        train, steps=40, batch_size=8, learning_rate=2e-3, warmup_steps=5, compile=False, log_every=20, ema_decay=0.9
+    )
 
 
 def _tiny_first_stage(model: FirstStageConfig) -> FirstStageConfig:
     match model:
         case GeneratorConfig():
             return dataclasses.replace(model, dim=16, widths=(16, 16, 8), mapping_width=16)
-        case VQConfig():
+        case VQConfig() | VQ2Config():
             network = dataclasses.replace(model.network, channels=8, multipliers=(1, 2, 2), num_res_blocks=1, norm_groups=4)
             return dataclasses.replace(model, network=network, codebook_size=32)
         case KLConfig():
@@ -226,6 +244,12 @@ def _tiny_prior(model: PriorConfig) -> PriorConfig:
         case AutoregressiveConfig(network=GPTConfig() as gpt):
             codes = 256 if gpt.channels > 1 else 32
             return AutoregressiveConfig(dataclasses.replace(gpt, vocabulary=codes, dim=32, depth=1, heads=2))
+        case AutoregressiveConfig(network=PixelCNNPPConfig() as cnn_pp):
+            return AutoregressiveConfig(dataclasses.replace(cnn_pp, dim=8, depth=1, num_scales=2, mixtures=3))
+        case HierarchicalConfig():
+            top = dataclasses.replace(model.top, vocabulary=32, dim=16, depth=1)
+            bottom = dataclasses.replace(model.bottom, vocabulary=32, dim=16, depth=1, concat_channels=8)
+            return dataclasses.replace(model, top=top, bottom=bottom, told_depth=1)
         case AutoregressiveConfig(network=PixelCNNConfig() as cnn):
             return AutoregressiveConfig(dataclasses.replace(cnn, vocabulary=32, dim=16, depth=2, first_kernel=3))
         case FlowConfig():
@@ -244,6 +268,7 @@ FAMILIES: dict[str, Callable[[], RunConfig]] = {
     "gan": gan,
     "vae": vae,
     "vqvae": vqvae,
+    "vqvae2": vqvae2,
     "vqgan": vqgan,
     "autoregressive": autoregressive,
     "flow": flow,

@@ -8,6 +8,7 @@ from sfumato.build import LearnedFirstStage
 from sfumato.first_stages.base import FirstStage
 from sfumato.io.weights import read_weights, save_weights
 from sfumato.priors.autoregressive import AutoregressiveConfig
+from sfumato.priors.hierarchical import HierarchicalConfig
 from sfumato.priors.normal import NormalConfig
 from sfumato.training import latents
 from sfumato.training.codes import CachedCodes, measure_codes
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 def cached_latents(run: Run, first: FirstStage, first_key: str) -> tuple[latents.Cached | CachedCodes, str]:
     """What the prior trains on, and the key of that. The first stage gets its unit scale; 1 for a VAE."""
     model = run.config.prior.model
-    own = [model.kind] if isinstance(model, NormalConfig | AutoregressiveConfig) else []
+    of_codes = isinstance(model, AutoregressiveConfig | HierarchicalConfig)
+    own = [model.kind] if of_codes or isinstance(model, NormalConfig) else []
     stage = Stage(run.out / "latents", key(first_key, run.config.data.flip, *own))
     stage.open()
-    if isinstance(model, AutoregressiveConfig) and not isinstance(first, LearnedFirstStage):
+    if of_codes and not isinstance(first, LearnedFirstStage):
         return _codes(run, first, stage), stage.key  # 8-bit pixels, which have no statistics
     paths = [stage.directory / "moments.safetensors"] + [stage.directory / "flipped.safetensors"] * run.config.data.flip
     scale = stage.directory / "scale.safetensors"
@@ -42,7 +44,7 @@ def cached_latents(run: Run, first: FirstStage, first_key: str) -> tuple[latents
     scales = read_weights(scale)
     if isinstance(first, LearnedFirstStage):
         first.set_statistics(scales["shift"], scales["scale"], scales["preview"])
-    if isinstance(model, AutoregressiveConfig):
+    if of_codes:
         return _codes(run, first, stage), stage.key
     return latents.Cached.read(paths, scales), stage.key
 

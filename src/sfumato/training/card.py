@@ -37,6 +37,7 @@ def _told(conditioner: TrainedConditionerConfig) -> tuple[str, str, str]:
 KINDS: dict[tuple[str, str], str] = {
     ("generator", "normal"): "A generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661)",
     ("kl", "normal"): "A variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114)",
+    ("vq2", "hierarchical"): "A hierarchical autoregressive model of codes (Razavi et al. 2019, arXiv 1906.00446)",
     ("vq", "autoregressive"): "An autoregressive model of codes (van den Oord et al. 2017, arXiv 1711.00937)",
     ("identity", "autoregressive"): "An autoregressive model of pixels (van den Oord et al. 2016, arXiv 1601.06759)",
     ("identity", "flow"): "A normalizing flow of pixels (Kingma & Dhariwal 2018, arXiv 1807.03039)",

@@ -20,6 +20,7 @@ from sfumato.data.dataset import ImageDataset
 from sfumato.errors import InputError
 from sfumato.features.mobilenet import BLOCKS
 from sfumato.first_stages.identity import IdentityConfig
+from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.beside import Beside
 
@@ -116,7 +117,8 @@ def latent_channels(first_stage: FirstStageConfig) -> int:
         return first_stage.image_channels
     if isinstance(first_stage, GeneratorConfig):
         return first_stage.dim
-    return first_stage.embed_channels or first_stage.network.latent_channels
+    own = first_stage.embed_channels or first_stage.network.latent_channels
+    return 2 * own if isinstance(first_stage, VQ2Config) else own
 
 
 def latent_factor(first_stage: FirstStageConfig) -> int:

@@ -25,6 +25,7 @@ from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.generation.limits import shorten
 from sfumato.io.files import read_table, write_json
 from sfumato.networks.generator import GeneratorConfig
@@ -162,7 +163,7 @@ def _first_stage(config: RunConfig) -> FirstStageConfig:
 def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageConfig:
     """The first stage for pictures of `channels`; raises `InputError` where it was told of others than its default, 3."""
     match first_stage:
-        case KLConfig(network=network) | VQConfig(network=network):
+        case KLConfig(network=network) | VQConfig(network=network) | VQ2Config(network=network):
             given, name = network.image_channels, "first_stage.model.network.image_channels"
             fitting: FirstStageConfig = dataclasses.replace(
                 first_stage, network=dataclasses.replace(network, image_channels=channels)
