@@ -83,7 +83,7 @@ class OptimConfig:
     @property
     def length(self) -> str:
         """How long the stage is, in words."""
-        return f"{self.seconds:g} s, at most {self.steps} steps," if self.seconds > 0 else f"{self.steps} steps"
+        return f"{self.seconds:g} s in steps" if self.seconds > 0 else f"{self.steps} steps"
 
     def __post_init__(self) -> None:
         _at_least(
