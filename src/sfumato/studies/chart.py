@@ -11,7 +11,7 @@ from sfumato.studies.results import Curve
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 20, 56
-LETTER, LINE_HEIGHT, DOT = 7.2, 15, 6  # of a label, in the figure's own units
+LETTER, LINE_HEIGHT, DOT = 8.2, 15, 6  # of a label, in the figure's own units
 SPARK_WIDTH, SPARK_HEIGHT = 240, 56
 
 
@@ -73,7 +73,7 @@ def scatter(dots: Sequence[Dot], x_label: str, y_label: str, y_mark: float | Non
         y = place(x_axis.low, y_mark)[1]
         parts.append(f'<path class="mark" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(WIDTH - RIGHT, y - 5, mark_name, "end", "faint"))
-    taken = [_box(*place(dot.x, dot.y), 0) for dot in dots]
+    taken = [_box(*place(dot.x, dot.y)) for dot in dots]
     for dot in dots:
         x, y = place(dot.x, dot.y)
         kind = "strong" if dot.strong else "plain"
@@ -126,31 +126,32 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
 
 
 def _label(name: str, x: float, y: float, kind: str, taken: list[tuple[float, float, float, float]]) -> str:
-    """The name beside its dot, where nothing is yet; right of it where all places are taken."""
-    wide = LETTER * len(name)
-    places = [
-        (x + DOT + 5, y + 4, "start", x + DOT + 5),
-        (x - DOT - 5, y + 4, "end", x - DOT - 5 - wide),
-        (x, y - DOT - 6, "middle", x - wide / 2),
-        (x, y + DOT + 15, "middle", x - wide / 2),
-        (x + DOT + 5, y - DOT - 6, "start", x + DOT + 5),
-        (x + DOT + 5, y + DOT + 15, "start", x + DOT + 5),
-        (x - DOT - 5, y - DOT - 6, "end", x - DOT - 5 - wide),
-        (x - DOT - 5, y + DOT + 15, "end", x - DOT - 5 - wide),
-    ]
-    chosen = places[0] if x < WIDTH / 2 else places[1]
-    for place in places:
-        box = (place[3], place[1] - LINE_HEIGHT + 3, place[3] + wide, place[1] + 3)
-        inside = box[0] >= LEFT and box[2] <= WIDTH - 4 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
-        if inside and not any(_overlap(box, other) for other in taken):
-            chosen = place
+    """The name beside its dot, above or below it where something is there already, with a line to it from further away."""
+    wide, side = LETTER * len(name), DOT + 5
+    chosen: tuple[float, float, str, float] = (x + side, y + 4, "start", x + side)
+    for lift in (0, 1, -1, 2, -2, 3, -3, 4, -4):
+        middle = y + 4 + lift * (LINE_HEIGHT + 1)
+        places = [(x + side, middle, "start", x + side), (x - side, middle, "end", x - side - wide)]
+        free = [place for place in places if _is_free(place, wide, taken)]
+        if free:
+            chosen = free[0]
             break
-    taken.append((chosen[3], chosen[1] - LINE_HEIGHT + 3, chosen[3] + wide, chosen[1] + 3))
-    return _text(chosen[0], chosen[1], name, chosen[2], kind)
+    left, baseline = chosen[3], chosen[1]
+    taken.append((left, baseline - LINE_HEIGHT + 3, left + wide, baseline + 3))
+    line = ""
+    if abs(baseline - 4 - y) > 2 * LINE_HEIGHT:
+        line = f'<path class="{kind} leader" d="M{x:.1f} {y:.1f}L{chosen[0]:.1f} {baseline - 4:.1f}"/>'
+    return line + _text(chosen[0], baseline, name, chosen[2], kind)
 
 
-def _box(x: float, y: float, wide: float) -> tuple[float, float, float, float]:
-    return (x - DOT, y - DOT, x + DOT + wide, y + DOT)
+def _is_free(place: tuple[float, float, str, float], wide: float, taken: Sequence[tuple[float, float, float, float]]) -> bool:
+    box = (place[3], place[1] - LINE_HEIGHT + 3, place[3] + wide, place[1] + 3)
+    inside = box[0] >= LEFT and box[2] <= WIDTH - 4 and box[1] >= 2 and box[3] <= HEIGHT - BOTTOM
+    return inside and not any(_overlap(box, other) for other in taken)
+
+
+def _box(x: float, y: float) -> tuple[float, float, float, float]:
+    return (x - DOT, y - DOT, x + DOT, y + DOT)
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

@@ -41,6 +41,7 @@ article img { width: 100%; image-rendering: pixelated; border-radius: 4px; displ
 .chart text.strong { fill: var(--accent); font-weight: 600; }
 .chart circle.strong { fill: var(--accent); }
 .chart circle.plain { fill: var(--card); stroke: var(--plain); stroke-width: 2.5; }
+.chart .leader { fill: none; stroke-width: 1; opacity: 0.6; }
 .chart .whisker { fill: none; stroke-width: 2; opacity: 0.6; } .chart path.strong { stroke: var(--accent); }
 .chart path.plain { stroke: var(--plain); }
 .chart .grid { stroke: var(--line); fill: none; } .chart .mark { stroke: var(--faint); stroke-dasharray: 5 4; fill: none; }
