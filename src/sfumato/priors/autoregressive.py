@@ -101,7 +101,7 @@ class AutoregressivePrior(Prior[AutoregressiveSettings]):
         return Loss(total, {"loss": total.detach(), "bits": total.detach() / math.log(2)})
 
     def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
-        """log p(z | cond), exact, summed over the codes: (B,) nats. `priors.base.bits_per_dimension` converts it."""
+        """log p(z | cond), exact, summed over the codes: (B,) nats. `metrics.dequantization` converts it to bits."""
         return -self._surprise(z, cond).sum(1)
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: AutoregressiveSettings, noise: NoiseSource) -> Iterator[Step]:
