@@ -66,8 +66,8 @@ def _check(path: Path, asked: Asked, extras: Extras) -> None:
     asked_of_models = {
         "--steps": asked.steps,
         "--guidance": asked.guidance,
+        "--eta": asked.eta,  # before the sampler, which it implies
         "--sampler": asked.sampler,
-        "--eta": asked.eta,
         "--bits": asked.bits,
         "--reconstruction-only": asked.reconstruction_only or None,
         "--lpips": extras.lpips,
