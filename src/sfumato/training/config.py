@@ -53,6 +53,8 @@ class OptimConfig:
     `optimizer`: "adamw", or "muon" (`sfumato.training.muon`) for matrices, at the same learning rate and decay.
     `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping. `cuda_graphs`: launch a whole step as one
     recorded piece, for networks so small that launching takes longer than computing; without effect on a CPU.
+    `seconds`: a time budget that ends the stage before `steps` are done (`sfumato.training.clock` says what counts), and the
+    cosine with it; 0 for none.
     """
 
     steps: int = 10_000
@@ -76,6 +78,12 @@ class OptimConfig:
     sample_every: int = 1000
     log_every: int = 20
     max_bad_steps: int = 20
+    seconds: float = 0.0
+
+    @property
+    def length(self) -> str:
+        """How long the stage is, in words."""
+        return f"{self.seconds:g} s, at most {self.steps} steps," if self.seconds > 0 else f"{self.steps} steps"
 
     def __post_init__(self) -> None:
         _at_least(
@@ -83,7 +91,7 @@ class OptimConfig:
         )
         _at_most(self, MAX_STEPS, "steps", "warmup_steps")
         _at_most(self, MAX_BATCH_SIZE, "batch_size")
-        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seconds")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}: expected more than 0.")
         if self.accumulate > self.batch_size:

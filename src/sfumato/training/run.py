@@ -77,7 +77,8 @@ class Run:
         part = self.config.first_stage
         if part.frozen:
             return self._frozen_first_stage(base)
-        stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
+        own_key = key(base, part.model, part.loss, part.train, part.init)
+        stage = Stage(self.out / "first_stage", own_key, part.train.steps, part.train.seconds)
         first = build_first_stage_seeded(self.config).to(self.device)
         if not isinstance(first, LearnedFirstStage):
             return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
@@ -87,7 +88,7 @@ class Run:
         if results is None:
             results = self._train_first_stage(first, stage, weights)
         load_strictly(first, read_weights(weights), str(weights))
-        return first.eval().requires_grad_(False), results, f"{stage.key}-{part.train.steps}"
+        return first.eval().requires_grad_(False), results, stage.version
 
     def _frozen_first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
         """The first stage of another model; its unit scale is measured only where that model has none."""
@@ -165,6 +166,7 @@ class Run:
             self.out / "prior",
             key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init, part.balance_by, part.balance),
             part.train.steps,
+            part.train.seconds,
         )
         stage.open()
         target = self.out / "model"
@@ -253,7 +255,7 @@ class Run:
         return trainer
 
     def _train(self, trainer: Trainer, on_sample: Callable[[int], None], headline: str) -> Outcome:
-        trainer.reporter.say(f"{headline}, {trainer.config.steps} steps of {trainer.config.batch_size} on {self.device}")
+        trainer.reporter.say(f"{headline}, {trainer.config.length} of {trainer.config.batch_size} on {self.device}")
         outcome = trainer.run(self.stop, on_sample)
         if not outcome.finished:
             raise Stopped(
