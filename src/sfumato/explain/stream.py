@@ -102,7 +102,8 @@ class Stream:
         n, c, h, w, seed, batch_size, count, _, exact = HEAD.unpack_from(data, len(MAGIC))
         if not (min(n, c, h, w, batch_size) > 0 and 0 < count <= MAX_LEVELS):
             raise InputError(f"stream: {count} levels of shape {(n, c, h, w)}, expected 1 ... {MAX_LEVELS}, and no side 0.")
-        at, levels = len(MAGIC) + HEAD.size, []
+        at = len(MAGIC) + HEAD.size
+        levels: list[Level] = []
         for _level in range(count):
             body = at + LEVEL.size
             low, high, num_words = LEVEL.unpack_from(data, at) if body <= len(data) else (0, 0, 1 << 32)
