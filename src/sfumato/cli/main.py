@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("sfumato.cli.data", "build a data set"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model on held-out pictures"),
     "explain": ("sfumato.cli.explain", "say why a model does what it does, in figures"),
+    "study": ("sfumato.cli.study", "train many models and compare them: how much to compress"),
     "convert": ("sfumato.cli.convert", "write a model again in another form or precision"),
     "inspect": ("sfumato.cli.inspect", "say what a checkpoint, a LoRA or a model directory is"),
     "info": ("sfumato.cli.info", "list the models that ship, or describe one"),
