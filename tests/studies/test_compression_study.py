@@ -30,6 +30,7 @@ from sfumato.studies.compression.results import (
     save_result,
 )
 from sfumato.studies.compression.study import Study
+from sfumato.training.run import Stopped
 from tiny_runs import write_folder
 
 TINY = Settings(minutes=1 / 120, size=16, samples=97, num_steps=(1, 2), shares=(0.5, 1.0), curve_steps=2, resize=32)
@@ -109,6 +110,15 @@ def test_a_study_goes_on_where_it_stopped(done, data, tmp_path, monkeypatch):
     assert [speed.num_steps for speed in results[0].speeds] == [1, 2, 3]
     assert results[0].curve == found.curve
     save_result(done, found)
+
+
+def test_a_study_stops_in_time_and_goes_on(data, tmp_path):
+    """With no time at all nothing is measured; without a limit the same folder is finished."""
+    quick = dataclasses.replace(TINY, shares=(1.0,), num_steps=(1,))
+    with pytest.raises(Stopped, match="goes on"):
+        dataclasses.replace(study(data, tmp_path / "out", [], quick), minutes=0.0).run([2])
+    assert load_result(tmp_path / "out", 2) is None
+    assert study(data, tmp_path / "out", [], quick).run([2])[0].is_done
 
 
 def test_other_settings_are_refused_before_anything_is_trained(done, data, monkeypatch):

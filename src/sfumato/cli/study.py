@@ -34,6 +34,7 @@ def _compression(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="LIST", default="10,20,50,100,200", help="of DDIM, for the speeds (default: 10,20,50,100,200)")
     add("--seed", metavar="S", default="0", help="of the first sample; sample i has S + i (default: 0)")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add("--stop-after", metavar="MINUTES", help="save and stop politely after this time; the same command goes on")
     add("--page-only", action="store_true", help="write the page of what OUT holds, and train nothing")
     add("--quiet", action="store_true", help="print the page's path only")
 
@@ -54,6 +55,7 @@ def run_compression(args: argparse.Namespace) -> int:
     factors = _numbers("factors", args.factors, 32)
     seed = LIMITS.seed(number_from_text(args.seed), samples := LIMITS.num(number_from_text(args.samples)))
     minutes = real("minutes_per_stage", number_from_text(args.minutes_per_stage), 0.0, 10_000.0)
+    stop = None if args.stop_after is None else real("stop_after", number_from_text(args.stop_after), 0.0, 1e6)
     size, steps = LIMITS.side("size", number_from_text(args.size)), _numbers("steps", args.steps, 1000)
 
     from sfumato.generation.device import find_device
@@ -76,9 +78,9 @@ def run_compression(args: argparse.Namespace) -> int:
             print(text, file=sys.stderr, flush=True)
 
     try:
-        Study(data, out, settings, device, say).run(factors)
-    except Stopped as stop:
-        print(f"sfumato: {stop}", file=sys.stderr)
+        Study(data, out, settings, device, say, quiet=args.quiet, minutes=stop).run(factors)
+    except Stopped as stopped:
+        print(f"sfumato: {stopped}", file=sys.stderr)
         return 0
     print(write_page(out))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from sfumato.studies.compression.results import (
 from sfumato.training.config import RunConfig
 from sfumato.training.prepare import prepare_data
 from sfumato.training.report import save_sheet, sheet
-from sfumato.training.run import train
+from sfumato.training.run import Stopped, train
 
 Recipe = Callable[..., RunConfig]
 """(factor, size, seconds=) -> the run: `compression`, or its tiny variant."""
@@ -42,7 +43,7 @@ SHOWN = 16
 
 @dataclass(frozen=True)
 class Study:
-    """`data` DIR, `out` OUT; `say` is told of every result."""
+    """`data` DIR, `out` OUT; `say` is told of every result. `minutes`: after which everything is saved and `Stopped` raised."""
 
     data: Path
     out: Path
@@ -51,15 +52,18 @@ class Study:
     say: Say
     recipe: Recipe = compression
     quiet: bool = True
+    minutes: float | None = None
 
     def run(self, factors: Sequence[int]) -> list[Result]:
         """Every factor in turn. One that diverges or does not fit the memory is reported, and the others go on.
 
-        Raises `InputError` for factors, data or settings that do not fit, before anything is trained; `Stopped` at a signal.
+        Raises `InputError` for factors, data or settings that do not fit, before anything is trained; `Stopped` at a signal or
+        when the time is up.
         """
         for factor in factors:
             check(factor, self.settings.size)
             begin(self.out, factor, self.settings)
+        deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
         results: list[Result] = []
         reference: Reference | None = None
         for index, factor in enumerate(factors):
@@ -71,7 +75,7 @@ class Study:
             self.say(f"[{index + 1}/{len(factors)}] f = {factor}")
             config = self.recipe(factor, self.settings.size, seconds=self.settings.seconds)
             reference = reference or self._reference(config)
-            one = _Factor(self, reference, config, result)
+            one = _Factor(self, reference, config, result, deadline)
             try:
                 results.append(one.execute())
             except (InputError, MachineError) as error:
@@ -90,8 +94,9 @@ class Study:
 class _Factor:
     """One factor at work. `result` grows, and is on the disk after each part."""
 
-    def __init__(self, study: Study, reference: Reference, config: RunConfig, result: Result):
+    def __init__(self, study: Study, reference: Reference, config: RunConfig, result: Result, deadline: float | None):
         self.study, self.reference, self.config, self.result = study, reference, config, result
+        self.deadline = deadline
         self.settings, self.device = study.settings, study.device
         self.folder = study.out / f"f{result.factor}"
 
@@ -122,7 +127,8 @@ class _Factor:
         part = dataclasses.replace(prior, train=dataclasses.replace(prior.train, seconds=seconds))
         config = dataclasses.replace(self.config, prior=part)
         _free()
-        path = train(config, self.study.data, self.folder / "run", self.device, quiet=self.study.quiet)
+        minutes = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
+        path = train(config, self.study.data, self.folder / "run", self.device, minutes=minutes, quiet=self.study.quiet)
         _free()
         return load(path, self.device).model
 
@@ -148,6 +154,7 @@ class _Factor:
 
     def _look(self, model: LatentModel, seconds: float) -> None:
         """The distance after `seconds`, and the first samples as a picture."""
+        self._check_time()
         pixels, _ = sample(model, self.settings.samples, self.settings.curve_steps, self.settings.seed, self.device)
         save_sheet(self.folder / "samples.png", sheet(_first(pixels), 8))
         distance = self.reference.distance(pixels, self.device)
@@ -161,6 +168,7 @@ class _Factor:
         for num_steps in self.settings.num_steps:
             if any(speed.num_steps == num_steps for speed in self.result.speeds):
                 continue
+            self._check_time()
             pixels, seconds = sample(model, self.settings.samples, num_steps, self.settings.seed, self.device)
             speed = Speed(num_steps, len(pixels) / seconds, self.reference.distance(pixels, self.device))
             self._keep(speeds=tuple(sorted((*self.result.speeds, speed), key=lambda one: one.num_steps)))
@@ -168,6 +176,10 @@ class _Factor:
                 f"f = {self.result.factor}: {num_steps} steps: {speed.pictures_per_second:.4g} pictures/s, "
                 f"FD {speed.distance.value:.4g}"
             )
+
+    def _check_time(self) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise Stopped(f"stopped at f = {self.result.factor} by the time given by --stop-after; the same command goes on.")
 
     def _keep(self, **found: object) -> None:
         self.result = save_result(self.study.out, replace(self.result, **found))  # type: ignore[arg-type]
