@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -15,6 +16,7 @@ from sfumato.cli.main import main
 from sfumato.errors import InputError
 from sfumato.recipes.compression import compression_tiny
 from sfumato.studies.compression import measure
+from sfumato.studies.compression import results as results_module
 from sfumato.studies.compression import study as study_module
 from sfumato.studies.compression.chart import Axis, Dot, Line, chart
 from sfumato.studies.compression.page import write_page
@@ -213,6 +215,31 @@ def test_too_few_pictures_are_told_with_the_count_needed(tmp_path, capsys):
         == 2
     )
     assert "expected 97 or more" in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True)
+class Quick(Settings):
+    """What the command leaves at its defaults, smaller."""
+
+    shares: tuple[float, ...] = (1.0,)
+    curve_steps: int = 2
+    resize: int = 32
+
+
+def test_the_command_makes_the_page(data, tmp_path, monkeypatch, capsys):
+    """With the tiny recipe in the place of the real one; the second call finds everything done."""
+    monkeypatch.setattr(study_module, "Study", functools.partial(Study, recipe=compression_tiny))
+    monkeypatch.setattr(results_module, "Settings", Quick)
+    out = tmp_path / "out"
+    command = ["study", "compression", "--data", str(data), "--out", str(out), "--factors", "2", "--minutes-per-stage", "0.004"]
+    command += ["--size", "16", "--samples", "97", "--steps", "2,1", "--device", "cpu"]
+    assert main([*command, "--quiet"]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.strip() == str(out / "index.html")
+    assert [speed.num_steps for speed in load_all(out)[0].speeds] == [1, 2]
+    assert main(command) == 0
+    assert "f = 2: done before" in capsys.readouterr().err
+    page = (out / "index.html").read_text()
+    assert "--minutes-per-stage 0.004 --size 16 --samples 97 --steps 1,2" in page
 
 
 def test_the_page_alone(done, capsys):
