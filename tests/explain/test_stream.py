@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 from torch import Tensor
 
 from oracles import GaussianData
@@ -90,7 +91,7 @@ def test_the_first_level_has_the_entropy_of_the_dithered_value():
     y = np.linspace(-6 * spread - width, 6 * spread + width, 200_001)
     density = (stats.norm.cdf((y + width / 2) / spread) - stats.norm.cdf((y - width / 2) / spread)) / width
     terms = np.where(density > 0, -density * np.log2(np.where(density > 0, density, 1)), 0)
-    on_paper = float(np.trapezoid(terms, y)) - math.log2(width)
+    on_paper = float(integrate.trapezoid(terms, y)) - math.log2(width)
     coder = 32 * len(made.stream.levels[0].words) / x_0.numel()
     assert coder == pytest.approx(on_paper, rel=0.01)
 
@@ -126,6 +127,12 @@ def test_a_worse_estimate_costs_more_and_is_still_received():
         assert torch.equal(decode(asked, SCHEDULE, made.stream, plan(4))[0], made.z)
     assert sizes["bent"] == pytest.approx(sizes["best"], rel=1e-3)
     assert sizes["blind"] > 1.2 * sizes["best"]
+
+
+def test_without_the_coder_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(InputError, match=r"pip install 'sfumato\[stream\]'"):
+        encode(estimates, SCHEDULE, data(), plan(1))
 
 
 def test_what_is_wrong_is_said():

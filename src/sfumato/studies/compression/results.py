@@ -144,7 +144,7 @@ def save_result(out: Path, result: Result) -> Result:
 
 
 def begin(out: Path, factor: int, settings: Settings) -> Result:
-    """The result to go on with. Raises `InputError` where one of other settings stands."""
+    """The result to go on with, what was measured included. Raises `InputError` where one of other settings stands."""
     found = load_result(out, factor)
     if found is None:
         return Result(factor, settings)
@@ -154,8 +154,8 @@ def begin(out: Path, factor: int, settings: Settings) -> Result:
             f"{out / f'f{factor}'} was made with {_said(found.settings)}, and asked are {_said(settings)}: results of both "
             "cannot stand in one figure; give the same, or another --out."
         )
-    kept = tuple(speed for speed in found.speeds if speed.num_steps in settings.num_steps)
-    return replace(found, settings=settings, speeds=kept, failed="")
+    steps = sorted({*settings.num_steps, *(speed.num_steps for speed in found.speeds)})
+    return replace(found, settings=replace(settings, num_steps=tuple(steps)), failed="")
 
 
 def load_all(out: Path) -> list[Result]:

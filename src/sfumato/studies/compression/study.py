@@ -97,7 +97,7 @@ class _Factor:
     def __init__(self, study: Study, reference: Reference, config: RunConfig, result: Result, deadline: float | None):
         self.study, self.reference, self.config, self.result = study, reference, config, result
         self.deadline = deadline
-        self.settings, self.device = study.settings, study.device
+        self.settings, self.device = result.settings, study.device
         self.folder = study.out / f"f{result.factor}"
 
     def execute(self) -> Result:
