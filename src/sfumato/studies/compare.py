@@ -238,7 +238,7 @@ class Comparison:
             return "no picture is held out."
         loss = config.first_stage.loss
         gaussian = loss.pixel == "l2" and loss.perceptual == "none" and (loss.gan_start == "never" or loss.gan_weight == 0)
-        how = BitsSettings(steps=self.settings.bound_steps, seed=protocol.seed)
+        how = BitsSettings(steps=self.settings.bound_steps, batch_size=self.settings.batch_size, seed=protocol.seed)
         try:
             found = bits_of(pipeline.model, held, self.reference.training[:512], how, gaussian, self.device)
         except InputError as error:

@@ -22,6 +22,8 @@ FIRST_STAGE_SHARE = 0.4
 """Of the budget of a family with two stages to train."""
 ENDLESS = 10**8
 """Steps of a stage that its budget ends."""
+LOG_EVERY = 20
+"""Steps between points of a loss curve, at most."""
 
 
 @dataclass(frozen=True)
@@ -121,5 +123,11 @@ def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunCon
 
 
 def _within(train: OptimConfig, seconds: float) -> OptimConfig:
-    """The stage without an end but its budget; one that has no share of it is not trained at all."""
-    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds) if seconds > 0 else train
+    """The stage without an end but its budget, its loss logged often and samples drawn at the end alone.
+
+    One that has no share of the budget is not trained at all.
+    """
+    if seconds <= 0:
+        return train
+    log_every = min(train.log_every, LOG_EVERY)
+    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds, log_every=log_every, sample_every=ENDLESS)
