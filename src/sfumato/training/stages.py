@@ -17,6 +17,7 @@ CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", 
 """Fields that do not make a stage another one. More steps, or more seconds, go on from where it stopped."""
 
 ADDED: dict[str, dict[str, Any]] = {
+    "vq": {"quantizer": None},
     "unet": {"disable_self_attentions": [], "num_classes": None},
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
