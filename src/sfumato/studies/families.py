@@ -53,7 +53,7 @@ FAMILIES = {
                "1906.00446"),
         Family("vqgan", "VQGAN + transformer", "family-vqgan", "x = D(e(c)),  D also against a critic,  p(c) = ∏ p(c_i | c_<i)",
                "2012.09841"),
-        Family("autoregressive", "autoregressive", "family-autoregressive", "p(x) = ∏ p(x_i | x_<i)", "1601.06759"),
+        Family("autoregressive", "PixelCNN++", "family-autoregressive", "p(x) = ∏ p(x_i | x_<i)", "1701.05517"),
         Family("flow", "flow", "family-flow", "log p(x) = log N(f(x); 0, 1) + log |det ∂f/∂x|", "1807.03039"),
         Family("ddpm", "pixel DDPM", "family-ddpm", "x_t = α_t x + σ_t ε,  ‖ε − ε_θ(x_t, t)‖²", "2006.11239"),
         Family("ldm", "LDM (KL)", "family-ldm", "z = E(x),  ‖ε − ε_θ(z_t, t)‖²,  x = D(z)", "2112.10752", latent=True),
