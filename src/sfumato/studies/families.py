@@ -14,6 +14,7 @@ from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.io.storage import Storage
+from sfumato.networks.generator import BASE, GeneratorConfig
 from sfumato.priors.normal import NormalConfig
 from sfumato.recipes import RECIPES
 from sfumato.training.config import DataConfig, OptimConfig, RunConfig
@@ -103,7 +104,7 @@ def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunCon
 
     Weights are kept as they were trained, in fp32, since a flow's inverse is not one of rounded weights.
     """
-    config = RECIPES[family.recipe]()
+    config = sized(RECIPES[family.recipe](), size)
     first, prior = shares(config)
     return dataclasses.replace(
         config,
@@ -120,6 +121,27 @@ def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunCon
         seed=seed,
         storage=Storage.fp32,
     )
+
+
+def sized(config: RunConfig, size: int) -> RunConfig:
+    """The recipe for pictures of `size` pixels: a generator, whose levels are its size, gets or loses some at the fine end.
+
+    A new level is half as wide as the one before it, as is the discriminator's. Sizes that no generator has are left to the
+    check of the run.
+    """
+    first = config.first_stage
+    if not isinstance(first.model, GeneratorConfig) or size < BASE:
+        return config
+    wanted = (size // BASE).bit_length()
+    widths = first.model.widths[:wanted]
+    while len(widths) < wanted:
+        widths = (*widths, max(16, widths[-1] // 2))
+    other = first.discriminator.widths[-wanted:]
+    while len(other) < wanted:
+        other = (max(16, other[0] // 2), *other)
+    model = dataclasses.replace(first.model, widths=widths)
+    critic = dataclasses.replace(first.discriminator, widths=other)
+    return dataclasses.replace(config, first_stage=dataclasses.replace(first, model=model, discriminator=critic))
 
 
 def _within(train: OptimConfig, seconds: float) -> OptimConfig:
