@@ -8,7 +8,10 @@ import pytest
 
 from made_results import made
 from sfumato.cli.main import main
+from sfumato.studies import compare
 from sfumato.studies.page import PAGE
+from sfumato.training.run import Stopped
+from tiny_runs import write_folder
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,27 @@ def test_the_page_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.strip() == str(tmp_path / PAGE)
     assert "LDM (KL)" in (tmp_path / PAGE).read_text()
     assert (tmp_path / "compare.png").is_file()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_stop_is_no_failure(
+    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The family in work has no result, and the page shows those there are."""
+
+    def stopped(*_: object, **__: object) -> Path:
+        raise Stopped("stopped by SIGTERM at step 3 of prior; the same command goes on.")
+
+    monkeypatch.setattr(compare, "train", stopped)
+    data, out = write_folder(tmp_path / "data", 120), tmp_path / "out"
+    if earlier:
+        (out / "gan").mkdir(parents=True)
+        made("gan").write(out / "gan")
+    assert (
+        main(["compare", "--data", str(data), "--out", str(out), "--families", "tiny", "--samples", "97", "--device", "cpu"])
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "stopped by SIGTERM at step 3" in said.err
+    assert said.out.strip() == (str(out / PAGE) if earlier else "")
+    assert not (out / "tiny" / "result.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,16 +17,19 @@ from sfumato.diffusion.schedule import Schedule
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.latent import Codes, Grid
 from sfumato.metrics.dequantization import dequantize
 from sfumato.model import LatentModel
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.coupling import CouplingConfig
 from sfumato.networks.gpt import GPTConfig
+from sfumato.networks.pixelcnn import PixelCNNConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 from sfumato.priors.flow import FlowConfig, FlowPrior
+from sfumato.priors.hierarchical import HierarchicalConfig, HierarchicalPrior
 from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.studies.bits import NO_DECODER_DENSITY, NO_LATENT_BITS, NO_LIKELIHOOD, Bits, BitsSettings, bits_of
 
@@ -78,7 +82,7 @@ def test_the_codes_of_a_picture_are_its_own_values() -> None:
     )
 
     def log_prob(codes: Tensor, cond: object) -> Tensor:
-        return torch.where(codes == 7, 0.0, -100.0).flatten(1).sum(1)
+        return torch.where(codes == 7, 0.0, -100.0).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
 
     prior.log_prob = log_prob  # type: ignore[method-assign, assignment]
     own = model(IdentityFirstStage(IdentityConfig(3)), prior)
@@ -167,3 +171,16 @@ def test_where_there_are_none_it_says_why() -> None:
     assert measure(sharp, pictures(), gaussian=False) == Bits(None, NO_DECODER_DENSITY)
     generator = model(nn.Identity(), NormalPrior(NormalConfig(), Grid(4, 2)))
     assert measure(generator, pictures()) == Bits(None, NO_LIKELIHOOD)
+
+
+def test_codes_of_two_levels_cost_both() -> None:
+    """Uniform codes of 8 on 2 x 2 and 4 x 4 grids: 20 * 3 bits a picture, and a constant decoder."""
+    first = silent(VQ2FirstStage(VQ2Config(autoencoder(False), codebook_size=8, embed_channels=4)))
+    top = PixelCNNConfig(8, dim=8, depth=1, first_kernel=3)
+    bottom = dataclasses.replace(top, concat_channels=4)
+    prior = silent(HierarchicalPrior(HierarchicalConfig(top, bottom), Codes((4, 2), 8)))
+    pixels = pictures(40)
+    found = measure(model(first, prior), pixels)
+    variance = dequantize(pixels.float() / 127.5 - 1).double().square().mean().item()
+    gaussian = 0.5 * math.log2(2 * math.pi * math.e * variance) + 7
+    assert found.values.mean().item() == pytest.approx(gaussian + 20 * 3 / (3 * SIDE * SIDE), abs=2e-3)  # type: ignore[union-attr]

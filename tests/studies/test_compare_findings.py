@@ -30,7 +30,7 @@ def test_latents_win_only_where_they_do() -> None:
     mixed = said(made("ddpm", 8), *rivals[1:], made("ldm", 12))
     assert "the latent model wins" not in mixed
     assert "is worse than pixel DDPM (8 (7.5 to 8.5))" in mixed
-    assert "is better than autoregressive (30 (29.5 to 30.5)), VAE (50 (49.5 to 50.5)) and flow" in mixed
+    assert "is better than PixelCNN++ (30 (29.5 to 30.5)), VAE (50 (49.5 to 50.5)) and flow" in mixed
     level = said(made("ddpm", 12.4), made("ldm", 12))
     assert "At equal training time: LDM (KL), 12 (11.5 to 12.5), cannot be told from pixel DDPM" in level
 

@@ -115,7 +115,7 @@ def test_bounds_are_marked_and_missing_bits_explained(tmp_path: Path) -> None:
     page = read(write_page(results, folder(tmp_path, results)))
     rows = {row[0].strip(): " ".join(row) for row in page.rows}
     assert "≤ 3" in rows["pixel DDPM"]
-    assert "≤" not in rows["autoregressive"]
+    assert "≤" not in rows["PixelCNN++"]
     assert "No bits per dimension for GAN: a GAN defines no density." in page.text
 
 

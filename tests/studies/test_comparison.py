@@ -110,6 +110,14 @@ def test_another_protocol_judges_anew_without_training(finished: tuple[Path, lis
     assert (out / "good" / "model" / "model.safetensors").read_bytes() == weights
 
 
+def test_a_shorter_budget_than_what_was_trained_is_refused(finished: tuple[Path, list[str]], data: Path) -> None:
+    """Else five minutes of training would be shown as one."""
+    kept = (finished[0] / "good" / RESULT).read_bytes()
+    with pytest.raises(InputError, match=r"good: its first_stage was trained for 0\.12 s, and 0\.096 s are asked for"):
+        Comparison(data, finished[0], dataclasses.replace(SETTINGS, minutes=0.004), CPU, True).run(choose(["good"]))
+    assert (finished[0] / "good" / RESULT).read_bytes() == kept
+
+
 def test_a_family_in_other_hands_is_left_alone(data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     with FileLock(tmp_path / ".good.lock"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.io.storage import Storage
+from sfumato.networks.discriminator import Discriminator
+from sfumato.networks.generator import Generator, GeneratorConfig
 from sfumato.priors.normal import NormalConfig
 from sfumato.recipes import RECIPES
 from sfumato.studies.families import FAMILIES, Family, budgeted, choose, shares
@@ -24,7 +27,7 @@ def test_two_stages_share_the_budget_and_one_has_it_all() -> None:
     pixels = dataclasses.replace(config, first_stage=dataclasses.replace(config.first_stage, model=IdentityConfig()))
     frozen = dataclasses.replace(config, first_stage=dataclasses.replace(config.first_stage, frozen="somewhere"))
     assert shares(pixels) == shares(frozen) == (0.0, 1.0)
-    alone = dataclasses.replace(config, prior=dataclasses.replace(config.prior, model=NormalConfig()))  # type: ignore[arg-type]
+    alone = dataclasses.replace(config, prior=dataclasses.replace(config.prior, model=NormalConfig()))
     assert shares(alone) == (1.0, 0.0)
 
 
@@ -57,3 +60,31 @@ def test_the_table() -> None:
     assert all(1300 < number < 2400 for number in numbers)
     assert [f.name for f in FAMILIES.values() if not f.likelihood] == ["gan"]
     assert [f.name for f in FAMILIES.values() if f.latent] == ["ldm", "ldm-vq", "dit", "rectified"]
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 128])
+def test_a_gan_follows_the_size_of_the_pictures(size: int) -> None:
+    config = budgeted(FAMILIES["gan"], 60.0, size)
+    model, critic = config.first_stage.model, config.first_stage.discriminator
+    assert isinstance(model, GeneratorConfig)
+    assert model.size == size
+    assert len(critic.widths) == len(model.widths)
+    with torch.device("meta"):
+        x = Generator(model)(torch.empty(2, model.dim))
+        assert x.shape == (2, 3, size, size)
+        assert Discriminator(critic)(x).shape[0] == 2
+    own = RECIPES["family-gan"]().first_stage
+    assert size != 32 or (model, critic) == (own.model, own.discriminator)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_its_recipe_and_gets_the_whole_budget(name: str) -> None:
+    config = budgeted(FAMILIES[name], 300.0, 32)
+    spent = [train.seconds for train in (config.first_stage.train, config.prior.train) if train.seconds > 0]
+    assert sum(spent) == pytest.approx(300)
+    alone = name in ("gan", "vae", "autoregressive", "flow", "ddpm")
+    assert len(spent) == (1 if alone else 2)
+
+
+def test_without_names_all_families_run() -> None:
+    assert [family.name for family in choose(None)] == list(FAMILIES)

@@ -47,7 +47,7 @@ def test_a_stage_ends_when_its_budget_is_spent(tmp_path: Path) -> None:
     trained, _ = timed(tmp_path, seconds=3.5)
     outcome = trained.run(StopFlag())
     assert (outcome.finished, outcome.step) == (True, WARM_UP + 4)  # the step that spends the last of it is done
-    assert json.loads((tmp_path / "clock.json").read_text()) == {"seconds": 4.0, "steps": 4}
+    assert json.loads((tmp_path / "clock.json").read_text()) == {"seconds": 4.0, "steps": 4, "budget": 3.5}
 
 
 def test_steps_can_end_it_first(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         comparison.run(families)
     except Stopped as stop:
         print(f"sfumato: {stop}", file=sys.stderr)
+        if not any(args.out.glob("*/result.json")):
+            return 0
     print(write(args.out, command(args)))
     return 0
 
@@ -86,7 +88,8 @@ def command(args: argparse.Namespace) -> str:
     """The command that made the page, without the places of this machine."""
     parts = ["sfumato compare", f"--data {args.data.name}", f"--budget {float(args.budget):g}"]
     parts += [f"--families {args.families}"] if args.families else []
-    for name, default in (("samples", SAMPLES), ("size", SIZE), ("batch_size", BATCH_SIZE), ("seed", 0)):
+    defaults = {"samples": SAMPLES, "sample_minutes": SAMPLE_MINUTES, "size": SIZE, "batch_size": BATCH_SIZE, "seed": 0}
+    for name, default in defaults.items():
         value = getattr(args, name)
         parts += [f"--{name.replace('_', '-')} {value}"] if str(value) != str(default) else []
     return " ".join(parts)

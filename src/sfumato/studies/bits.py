@@ -26,7 +26,7 @@ from sfumato.evaluation.importance import importance_bound
 from sfumato.explain.rate_distortion import log_plan
 from sfumato.first_stages.identity import IdentityFirstStage
 from sfumato.first_stages.kl import KLFirstStage
-from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq import QuantizedFirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.losses.likelihood import GaussianLikelihood
 from sfumato.metrics.dequantization import bits_per_dimension, dequantize
@@ -35,6 +35,7 @@ from sfumato.noise import PictureNoise
 from sfumato.priors.autoregressive import AutoregressivePrior
 from sfumato.priors.diffusion import DiffusionPrior
 from sfumato.priors.flow import FlowPrior
+from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior
 
 NO_LIKELIHOOD = "a GAN defines no density: nothing leads from a picture back to its noise."
@@ -79,14 +80,16 @@ def bits_of(
             return Bits(torch.cat([run.flow(prior, x) for x in run.parts(held_out)]), "bound")
         case IdentityFirstStage(), DiffusionPrior():
             return Bits(torch.cat([run.diffusion(prior, x, i) for i, x in enumerate(run.parts(held_out))]), "bound")
-        case KLFirstStage() | VQFirstStage(), NormalPrior() | AutoregressivePrior() if not gaussian:
+        case KLFirstStage() | QuantizedFirstStage(), NormalPrior() | AutoregressivePrior() | HierarchicalPrior() if (
+            not gaussian
+        ):
             return Bits(None, NO_DECODER_DENSITY)
         case KLFirstStage(), NormalPrior():
             pixels = run.fitted(training)
             return Bits(torch.cat([run.vae(first, prior, x, pixels) for x in run.parts(held_out)]), "bound")
-        case VQFirstStage(), AutoregressivePrior():
+        case QuantizedFirstStage(), AutoregressivePrior() | HierarchicalPrior():
             pixels = run.fitted(training)
-            return Bits(torch.cat([run.codes(first, prior, x, pixels) for x in run.parts(held_out)]), "bound")
+            return Bits(torch.cat([run.codes(prior, x, pixels) for x in run.parts(held_out)]), "bound")
         case _, DiffusionPrior() | FlowPrior():
             return Bits(None, NO_LATENT_BITS)
         case _:
@@ -105,8 +108,7 @@ class _Run:
         return (to_unit(pixels[part].to(self.device)) for part in batches(len(pixels), self.settings.batch_size))
 
     def exact(self, prior: AutoregressivePrior, x: Tensor) -> Tensor:
-        codes = (127.5 * (x + 1)).round().long()  # (B, C, H, W)
-        codes = codes[:, 0] if codes.shape[1] == 1 else codes
+        codes = self.model.encode(x)  # the pixels' own values
         return bits_per_dimension(prior.log_prob(codes, Conditioning()), x[0].numel(), bin_width=1).cpu().double()
 
     def flow(self, prior: FlowPrior, x: Tensor) -> Tensor:
@@ -133,12 +135,7 @@ class _Run:
 
     def answer(self, x: Tensor) -> Tensor:
         """D(z), z ~ q(z | x); of a VQ first stage D(e(c(x)))."""
-        first = self.model.first_stage
-        if isinstance(first, VQFirstStage):
-            face = first.codes()
-            return face.decode(face.encode(x))
-        assert isinstance(first, KLFirstStage)
-        return first.decode(first.posterior(x).sample(self.rng))
+        return self.model.decode(self.model.encode(x, self.rng))
 
     def vae(self, first: KLFirstStage, prior: NormalPrior, x: Tensor, pixels: GaussianLikelihood) -> Tensor:
         found = importance_bound(
@@ -146,8 +143,7 @@ class _Run:
         ).bound
         return bits_per_dimension(found, x[0].numel()).cpu().double()
 
-    def codes(self, first: VQFirstStage, prior: AutoregressivePrior, x: Tensor, pixels: GaussianLikelihood) -> Tensor:
-        face = first.codes()
-        codes = face.encode(x)
-        log_prob = prior.log_prob(codes, Conditioning()) + pixels(dequantize(x, self.rng), face.decode(codes))
+    def codes(self, prior: AutoregressivePrior | HierarchicalPrior, x: Tensor, pixels: GaussianLikelihood) -> Tensor:
+        codes = self.model.encode(x)
+        log_prob = prior.log_prob(codes, Conditioning()) + pixels(dequantize(x, self.rng), self.model.decode(codes))
         return bits_per_dimension(log_prob.double(), x[0].numel()).cpu()

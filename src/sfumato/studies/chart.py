@@ -129,7 +129,7 @@ def _label(name: str, x: float, y: float, kind: str, taken: list[tuple[float, fl
     """The name beside its dot, above or below it where something is there already, with a line to it from further away."""
     wide, side = LETTER * len(name), DOT + 5
     chosen: tuple[float, float, str, float] = (x + side, y + 4, "start", x + side)
-    for lift in (0, 1, -1, 2, -2, 3, -3, 4, -4):
+    for lift in sorted(range(-8, 9), key=abs):
         middle = y + 4 + lift * (LINE_HEIGHT + 1)
         places = [(x + side, middle, "start", x + side), (x - side, middle, "end", x - side - wide)]
         free = [place for place in places if _is_free(place, wide, taken)]

@@ -88,6 +88,8 @@ class Comparison:
             raise InputError(f"--out {self.out} lies inside --data {self.data}, whose pictures it would join; give another.")
         with machine_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
+        for family in families:
+            records.check_budget(self.out / family.name, self._config(family))
         check_count(len(self.prepared.train))
         begin, made, found = time.monotonic(), 0, []
         for index, family in enumerate(families):
@@ -133,10 +135,13 @@ class Comparison:
                 progress,
             )
 
+    def _config(self, family: Family) -> RunConfig:
+        return budgeted(family, 60 * self.settings.minutes, self.settings.size, self.settings.protocol.seed)
+
     def _family(self, family: Family, where: str) -> tuple[Result, bool]:
         """The family's result, and whether it was made now."""
         settings, folder = self.settings, self.out / family.name
-        config = budgeted(family, 60 * settings.minutes, settings.size, settings.protocol.seed)
+        config = self._config(family)
         own_key = key(config, self.fingerprint, settings.protocol, settings.batch_size)
         kept = read_result(folder)
         if kept is not None and kept.key == own_key and kept.status != FAILED:
@@ -238,7 +243,7 @@ class Comparison:
             return "no picture is held out."
         loss = config.first_stage.loss
         gaussian = loss.pixel == "l2" and loss.perceptual == "none" and (loss.gan_start == "never" or loss.gan_weight == 0)
-        how = BitsSettings(steps=self.settings.bound_steps, seed=protocol.seed)
+        how = BitsSettings(steps=self.settings.bound_steps, batch_size=self.settings.batch_size, seed=protocol.seed)
         try:
             found = bits_of(pipeline.model, held, self.reference.training[:512], how, gaussian, self.device)
         except InputError as error:

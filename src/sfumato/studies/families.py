@@ -14,6 +14,7 @@ from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.io.storage import Storage
+from sfumato.networks.generator import BASE, GeneratorConfig
 from sfumato.priors.normal import NormalConfig
 from sfumato.recipes import RECIPES
 from sfumato.training.config import DataConfig, OptimConfig, RunConfig
@@ -22,6 +23,8 @@ FIRST_STAGE_SHARE = 0.4
 """Of the budget of a family with two stages to train."""
 ENDLESS = 10**8
 """Steps of a stage that its budget ends."""
+LOG_EVERY = 20
+"""Steps between points of a loss curve, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ FAMILIES = {
                "1906.00446"),
         Family("vqgan", "VQGAN + transformer", "family-vqgan", "x = D(e(c)),  D also against a critic,  p(c) = ∏ p(c_i | c_<i)",
                "2012.09841"),
-        Family("autoregressive", "autoregressive", "family-autoregressive", "p(x) = ∏ p(x_i | x_<i)", "1601.06759"),
+        Family("autoregressive", "PixelCNN++", "family-autoregressive", "p(x) = ∏ p(x_i | x_<i)", "1701.05517"),
         Family("flow", "flow", "family-flow", "log p(x) = log N(f(x); 0, 1) + log |det ∂f/∂x|", "1807.03039"),
         Family("ddpm", "pixel DDPM", "family-ddpm", "x_t = α_t x + σ_t ε,  ‖ε − ε_θ(x_t, t)‖²", "2006.11239"),
         Family("ldm", "LDM (KL)", "family-ldm", "z = E(x),  ‖ε − ε_θ(z_t, t)‖²,  x = D(z)", "2112.10752", latent=True),
@@ -101,7 +104,7 @@ def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunCon
 
     Weights are kept as they were trained, in fp32, since a flow's inverse is not one of rounded weights.
     """
-    config = RECIPES[family.recipe]()
+    config = sized(RECIPES[family.recipe](), size)
     first, prior = shares(config)
     return dataclasses.replace(
         config,
@@ -120,6 +123,33 @@ def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunCon
     )
 
 
+def sized(config: RunConfig, size: int) -> RunConfig:
+    """The recipe for pictures of `size` pixels: a generator, whose levels are its size, gets or loses some at the fine end.
+
+    A new level is half as wide as the one before it, as is the discriminator's. Sizes that no generator has are left to the
+    check of the run.
+    """
+    first = config.first_stage
+    if not isinstance(first.model, GeneratorConfig) or size < BASE:
+        return config
+    wanted = (size // BASE).bit_length()
+    widths = first.model.widths[:wanted]
+    while len(widths) < wanted:
+        widths = (*widths, max(16, widths[-1] // 2))
+    other = first.discriminator.widths[-wanted:]
+    while len(other) < wanted:
+        other = (max(16, other[0] // 2), *other)
+    model = dataclasses.replace(first.model, widths=widths)
+    critic = dataclasses.replace(first.discriminator, widths=other)
+    return dataclasses.replace(config, first_stage=dataclasses.replace(first, model=model, discriminator=critic))
+
+
 def _within(train: OptimConfig, seconds: float) -> OptimConfig:
-    """The stage without an end but its budget; one that has no share of it is not trained at all."""
-    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds) if seconds > 0 else train
+    """The stage without an end but its budget, its loss logged often and samples drawn at the end alone.
+
+    One that has no share of the budget is not trained at all.
+    """
+    if seconds <= 0:
+        return train
+    log_every = min(train.log_every, LOG_EVERY)
+    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds, log_every=log_every, sample_every=ENDLESS)

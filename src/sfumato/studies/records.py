@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import InputError
 from sfumato.io.files import read_table
 from sfumato.studies.results import Curve, Trained
 from sfumato.training.config import RunConfig
@@ -29,6 +30,18 @@ def stages(folder: Path, config: RunConfig) -> dict[str, Trained]:
             rate = clock["steps"] * train.batch_size / seconds if seconds > 0 else 0.0
             found[name] = Trained(int(steps), seconds, rate)
     return found
+
+
+def check_budget(folder: Path, config: RunConfig) -> None:
+    """Raises `InputError` where a stage was trained within a longer budget than `config` gives it: it cannot be taken back."""
+    for name, train in zip(STAGES, (config.first_stage.train, config.prior.train), strict=True):
+        path = folder / name / CLOCK
+        longest = float(read_table(path).get("budget", 0.0)) if path.is_file() else 0.0
+        if longest > train.seconds:
+            raise InputError(
+                f"{folder}: its {name} was trained for {longest:g} s, and {train.seconds:g} s are asked for, which cannot be "
+                "taken back; give another --out, or delete that folder."
+            )
 
 
 def curves(folder: Path) -> tuple[Curve, ...]:

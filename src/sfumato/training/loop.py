@@ -30,7 +30,7 @@ from sfumato.training.state import TrainState, step_seed
 from sfumato.training.tasks.base import Batch, Task
 
 CLOCK = "clock.json"
-"""In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget."""
+"""In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget, and that budget."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Trainer:
         if saved != self.state.step:
             self.save()
         if config.seconds > 0:
-            write_json(self.directory / CLOCK, self.state.clock.state_dict())
+            write_json(self.directory / CLOCK, self.state.clock.state_dict() | {"budget": config.seconds})
         images, seconds = (self.state.step - begin) * config.batch_size, time.monotonic() - start
         return Outcome(self.done, self.state.step, seconds, images)
 
