@@ -4,7 +4,7 @@
     q(x_t | x_0)      = N(alpha_t x_0, sigma_t^2)                                         eq. 4
     q(x_s | x_t, x_0) = N(alpha_ts sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_ts^2 / sigma_t^2 x_0,
                           sigma_ts^2 sigma_s^2 / sigma_t^2)                               eq. 6 and 7
-    p(x_s | x_t)      = the same mean at the estimate of x_0, with a small or a large variance
+    p(x_s | x_t)      = the same mean at the estimate of x_0, with a small, a large or a learned variance
 
     alpha_ts = alpha_t / alpha_s,   sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2 = sigma_t^2 (1 - SNR_t / SNR_s)
 
@@ -28,10 +28,14 @@ from sfumato.noise import NoiseSource
 
 
 class Variance(enum.Enum):
-    """The variance of a reverse step: small = that of q(x_s | x_t, x_0); large = that of q(x_t | x_s)."""
+    """The variance of a reverse step: small = that of q(x_s | x_t, x_0); large = that of q(x_t | x_s); learned = between them.
+
+    Of a learned one the estimates carry v beside x_0, [x_0, v] along the channels (`learned_variance`).
+    """
 
     small = "small"
     large = "large"
+    learned = "learned"
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,17 @@ class Coefficients:
     posterior: Tensor
 
     def reverse_variance(self, variance: Variance) -> Tensor:
-        """Of the reverse step p(x_s | x_t), (B,)."""
+        """Of the reverse step p(x_s | x_t), (B,), where it is fixed."""
+        assert variance is not Variance.learned, "a learned variance is `learned_variance`"
         return self.posterior if variance is Variance.small else self.fresh
+
+
+def learned_variance(small: Tensor, large: Tensor, share: Tensor) -> Tensor:
+    """exp(v log large + (1 - v) log small): from the small to the large variance, (B,) or () each, by v (B, ...).
+
+    (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15; of a coarser plan its own two, eq. 19.) The small one is above 0.
+    """
+    return torch.exp(share * _rows(large.log(), share) + (1 - share) * _rows(small.log(), share))
 
 
 def coefficients(schedule: Schedule, s: Tensor, t: Tensor) -> Coefficients:
@@ -98,10 +111,15 @@ def posterior(schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor
     return reverse(schedule, x_t, x_0, s, t, Variance.small)
 
 
-def reverse(schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: Variance) -> Gaussian:
-    """p(x_s | x_t), s < t, for an estimate x_0 from x_t."""
+def reverse(
+    schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: Variance, share: Tensor | None = None
+) -> Gaussian:
+    """p(x_s | x_t), s < t, for an estimate x_0 from x_t. `share`: v (B, ...) of the learned variance, for which s > 0."""
     c = coefficients(schedule, s, t)
     mean = _rows(c.of_x_t, x_t) * x_t + _rows(c.of_x_0, x_t) * x_0
+    if variance is Variance.learned:
+        assert share is not None, "a learned variance needs v"
+        return Gaussian(mean, learned_variance(c.posterior, c.fresh, share))
     return Gaussian(mean, _rows(c.reverse_variance(variance), x_t))
 
 
