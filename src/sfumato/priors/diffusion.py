@@ -130,6 +130,17 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         """The denoising network."""
         return self.denoiser.network
 
+    @property
+    def variance(self) -> Variance:
+        """Of the reverse step in the bound: what was learned, else the small one."""
+        return Variance.learned if self.config.variance == "learned" else Variance.small
+
+    def estimate(self, x_t: Tensor, t: Tensor, cond: Conditioning, clip: float | None = None) -> Tensor:
+        """x_0 at x_t (B, ...), t (B,), as `diffusion.bounds` asks under `variance`; clamped to [-clip, clip]."""
+        found = self.denoiser(x_t, t, cond)
+        x_0: Tensor = found.x_0 if clip is None else found.x_0.clamp(-clip, clip)
+        return torch.cat([x_0, found.share], dim=1) if self.config.variance == "learned" else x_0
+
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
         """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions.
 

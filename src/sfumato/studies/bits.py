@@ -27,6 +27,7 @@ from sfumato.explain.rate_distortion import log_plan
 from sfumato.first_stages.identity import IdentityFirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq2 import VQ2FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.losses.likelihood import GaussianLikelihood
 from sfumato.metrics.dequantization import bits_per_dimension, dequantize
@@ -35,6 +36,7 @@ from sfumato.noise import PictureNoise
 from sfumato.priors.autoregressive import AutoregressivePrior
 from sfumato.priors.diffusion import DiffusionPrior
 from sfumato.priors.flow import FlowPrior
+from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior
 
 NO_LIKELIHOOD = "a GAN defines no density: nothing leads from a picture back to its noise."
@@ -79,12 +81,14 @@ def bits_of(
             return Bits(torch.cat([run.flow(prior, x) for x in run.parts(held_out)]), "bound")
         case IdentityFirstStage(), DiffusionPrior():
             return Bits(torch.cat([run.diffusion(prior, x, i) for i, x in enumerate(run.parts(held_out))]), "bound")
-        case KLFirstStage() | VQFirstStage(), NormalPrior() | AutoregressivePrior() if not gaussian:
+        case KLFirstStage() | VQFirstStage() | VQ2FirstStage(), NormalPrior() | AutoregressivePrior() | HierarchicalPrior() if (
+            not gaussian
+        ):
             return Bits(None, NO_DECODER_DENSITY)
         case KLFirstStage(), NormalPrior():
             pixels = run.fitted(training)
             return Bits(torch.cat([run.vae(first, prior, x, pixels) for x in run.parts(held_out)]), "bound")
-        case VQFirstStage(), AutoregressivePrior():
+        case VQFirstStage() | VQ2FirstStage(), AutoregressivePrior() | HierarchicalPrior():
             pixels = run.fitted(training)
             return Bits(torch.cat([run.codes(first, prior, x, pixels) for x in run.parts(held_out)]), "bound")
         case _, DiffusionPrior() | FlowPrior():
@@ -119,9 +123,9 @@ class _Run:
         noise = PictureNoise(range(first, first + len(x)))
 
         def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-            return prior.denoiser(x_t, t, Conditioning()).x_0
+            return prior.estimate(x_t, t, Conditioning())
 
-        return bound(estimate, schedule, x, noise, times=times).bits_per_dimension.cpu().double()
+        return bound(estimate, schedule, x, noise, times=times, variance=prior.variance).bits_per_dimension.cpu().double()
 
     def fitted(self, training: Tensor) -> GaussianLikelihood:
         """sigma^2 = E (x - D(z))^2 / dimensions over training pictures."""
@@ -134,7 +138,7 @@ class _Run:
     def answer(self, x: Tensor) -> Tensor:
         """D(z), z ~ q(z | x); of a VQ first stage D(e(c(x)))."""
         first = self.model.first_stage
-        if isinstance(first, VQFirstStage):
+        if isinstance(first, VQFirstStage | VQ2FirstStage):
             face = first.codes()
             return face.decode(face.encode(x))
         assert isinstance(first, KLFirstStage)
@@ -146,7 +150,13 @@ class _Run:
         ).bound
         return bits_per_dimension(found, x[0].numel()).cpu().double()
 
-    def codes(self, first: VQFirstStage, prior: AutoregressivePrior, x: Tensor, pixels: GaussianLikelihood) -> Tensor:
+    def codes(
+        self,
+        first: VQFirstStage | VQ2FirstStage,
+        prior: AutoregressivePrior | HierarchicalPrior,
+        x: Tensor,
+        pixels: GaussianLikelihood,
+    ) -> Tensor:
         face = first.codes()
         codes = face.encode(x)
         log_prob = prior.log_prob(codes, Conditioning()) + pixels(dequantize(x, self.rng), face.decode(codes))
