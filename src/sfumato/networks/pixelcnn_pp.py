@@ -286,7 +286,8 @@ class PixelCNNPP(CodeNetwork):
     def _mixture(self, v: Tensor) -> Mixture:
         """(B, D, h, w) features -> the mixture at each place."""
         c = self.config
-        out = self.head(F.elu(v))
+        with torch.autocast(v.device.type, enabled=False):  # in bf16 a mean would be half a level of 8 bits off
+            out = self.head(F.elu(v.to(self.head.weight.dtype)))
         out = out if out.dtype == torch.float64 else out.float()
         out = out.unflatten(1, (c.mixtures, -1))  # (B, M, 1 + 2 C + C (C - 1) / 2, h, w)
         logits, means, log_scales, slopes = out.split([1, c.channels, c.channels, out.shape[2] - 1 - 2 * c.channels], dim=2)
