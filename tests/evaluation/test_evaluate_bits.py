@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oracles import GaussianData
 from sfumato.conditioning import Conditioning
 from sfumato.diffusion.bounds import bound
-from sfumato.diffusion.forward import Variance
+from sfumato.diffusion.forward import Learned
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
 from sfumato.evaluation.likelihood import LEAST_VARIANCE, BitSettings, Kind, fitted_variance, kind_of, measure_bits
@@ -199,7 +199,7 @@ def test_a_learned_variance_is_the_chains() -> None:
 
     with torch.no_grad():
         wanted = bound(
-            estimate, schedule, to_unit(x), PictureNoise([4, 5]), times=plan, variance=Variance.learned,
+            estimate, schedule, to_unit(x), PictureNoise([4, 5]), times=plan, variance=Learned.learned,
             decoder_variance=float(schedule.sigma_ratio(plan[-2])) ** 2,
         )  # fmt: skip
     torch.testing.assert_close(found.values, wanted.bits_per_dimension, rtol=1e-4, atol=0)

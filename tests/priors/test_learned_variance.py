@@ -16,7 +16,7 @@ from sfumato.build import build_first_stage, build_prior
 from sfumato.conditioning import Conditioning
 from sfumato.diffusion.bounds import bound, every_step, learned_term, step_term
 from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.forward import Variance, coefficients, learned_variance, marginal, posterior, reverse
+from sfumato.diffusion.forward import Learned, Variance, coefficients, learned_variance, marginal, posterior, reverse
 from sfumato.diffusion.guidance import GuidedDenoiser
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import ScheduleConfig, make_schedule
@@ -37,7 +37,7 @@ from tiny_runs import awaken
 
 SCHEDULE = make_schedule(ScheduleConfig())
 NONE = Conditioning()
-LEARNED = DDPM(variance=Variance.learned)
+LEARNED = DDPM(variance=Learned.learned)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -62,10 +62,10 @@ def test_a_term_is_the_divergence_of_both_gaussians(t: float, s: float) -> None:
     x_0, x_0_hat = torch.randn(3, 2, 4, generator=g).double(), torch.randn(3, 2, 4, generator=g).double()
     x_t, v = torch.randn(3, 2, 4, generator=g).double(), torch.rand(3, 2, 4, generator=g).double()
     q = posterior(SCHEDULE, x_t, x_0, at(s), at(t))
-    p = reverse(SCHEDULE, x_t, x_0_hat, at(s), at(t), Variance.learned, v)
-    torch.testing.assert_close(step_term(SCHEDULE, x_0, x_0_hat, at(s), at(t), Variance.learned, v), q.kl(p))
+    p = reverse(SCHEDULE, x_t, x_0_hat, at(s), at(t), Learned.learned, v)
+    torch.testing.assert_close(step_term(SCHEDULE, x_0, x_0_hat, at(s), at(t), Learned.learned, v), q.kl(p))
     for kind, value in ((Variance.small, 0.0), (Variance.large, 1.0)):
-        found = step_term(SCHEDULE, x_0, x_0_hat, at(s), at(t), Variance.learned, torch.full_like(v, value))
+        found = step_term(SCHEDULE, x_0, x_0_hat, at(s), at(t), Learned.learned, torch.full_like(v, value))
         torch.testing.assert_close(found, step_term(SCHEDULE, x_0, x_0_hat, at(s), at(t), kind))
 
 
@@ -116,7 +116,7 @@ def test_one_step_has_the_learned_spread() -> None:
     walk = LEARNED.steps(SCHEDULE, times, x, SharedNoise(rng()))
     next(walk)
     x_s, _ = walk.send(torch.cat([0.5 * x, v], dim=1))
-    p = reverse(SCHEDULE, x[:1].double(), 0.5 * x[:1].double(), at(0.4), at(0.6), Variance.learned, v[:1].double())
+    p = reverse(SCHEDULE, x[:1].double(), 0.5 * x[:1].double(), at(0.4), at(0.6), Learned.learned, v[:1].double())
     torch.testing.assert_close(x_s.double().mean(0), p.mean[0], atol=0.01, rtol=0)
     torch.testing.assert_close(x_s.double().var(0), p.variance[0], atol=0, rtol=0.02)
 
@@ -145,7 +145,7 @@ def test_the_loss_is_simple_and_a_little_of_the_bound(prediction: Prediction) ->
         denoised = made.denoiser(x_t, t.float(), NONE)
     assert denoised.share is not None
     rows = zip(z.split(1), denoised.x_0.split(1), denoised.share.split(1), t.tolist(), strict=True)
-    each = [step_term(SCHEDULE, x, x_hat, at(s) - 0.001, at(s), Variance.learned, v) for x, x_hat, v, s in rows]
+    each = [step_term(SCHEDULE, x, x_hat, at(s) - 0.001, at(s), Learned.learned, v) for x, x_hat, v, s in rows]
     wanted = 1000 * torch.cat(each).mean() / (48 * math.log(2))
     torch.testing.assert_close(loss.parts["bound"].double(), wanted, rtol=1e-3, atol=1e-6)
 
@@ -236,12 +236,12 @@ def test_its_bound_is_lower_with_the_right_variance() -> None:
 
     rates = {
         kind: bound(
-            with_share if kind is Variance.learned else estimate, schedule, x_0, SharedNoise(rng(1)), times=plan, variance=kind,
+            with_share if kind is Learned.learned else estimate, schedule, x_0, SharedNoise(rng(1)), times=plan, variance=kind,
             eight_bit=False,
         ).rate.mean().item()
-        for kind in Variance
+        for kind in (*Variance, Learned.learned)
     }  # fmt: skip
-    assert rates[Variance.learned] < min(rates[Variance.small], rates[Variance.large])
+    assert rates[Learned.learned] < min(rates[Variance.small], rates[Variance.large])
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.forward import Coefficients, Gaussian, Variance, coefficients, learned_variance, marginal
+from sfumato.diffusion.forward import (
+    Coefficients,
+    Gaussian,
+    Learned,
+    ReverseVariance,
+    Variance,
+    coefficients,
+    learned_variance,
+    marginal,
+)
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import InputError
 from sfumato.noise import NoiseSource
@@ -103,7 +112,7 @@ def bound(
     noise: NoiseSource,
     *,
     times: Tensor | None = None,
-    variance: Variance = Variance.small,
+    variance: ReverseVariance = Variance.small,
     eight_bit: bool = True,
     decoder_variance: float | None = None,
 ) -> Bound:
@@ -125,7 +134,7 @@ def terms(
     x_0: Tensor,
     noise: NoiseSource,
     times: Tensor,
-    variance: Variance = Variance.small,
+    variance: ReverseVariance = Variance.small,
     eight_bit: bool = True,
     decoder_variance: float | None = None,
 ) -> Iterator[Term]:
@@ -137,7 +146,7 @@ def terms(
     for t, s in pairwise(plan):
         x_t = marginal(schedule, x_0, t[None]).sample(noise)
         x_0_hat, share = estimate(x_t, t.to(x_t.device, _kind(x_t)).expand(len(x_t))), None
-        if variance is Variance.learned:
+        if isinstance(variance, Learned):
             x_0_hat, share = x_0_hat.chunk(2, dim=1)
         if s > 0:
             yield Term(float(t), float(s), x_0_hat, step_term(schedule, x_0, x_0_hat, s[None], t[None], variance, share))
@@ -160,13 +169,13 @@ def step_term(
     x_0_hat: Tensor,
     s: Tensor,
     t: Tensor,
-    variance: Variance,
+    variance: ReverseVariance,
     share: Tensor | None = None,
 ) -> Tensor:
     """L_{t-1} for 0 < s < t, (1,) float64 each: the KL divergence of two Gaussians whose means differ by a weight times
     x_0 - x_0_hat; (B,) nats. `share`: v (B, ...) of the learned variance."""
     c = coefficients(schedule, s, t)
-    if variance is Variance.learned:
+    if isinstance(variance, Learned):
         assert share is not None, "a learned variance needs v"
         return learned_term(c, x_0.cpu().double(), x_0_hat.cpu().double(), share.cpu().double())
     wide = c.reverse_variance(variance)

@@ -28,14 +28,19 @@ from sfumato.noise import NoiseSource
 
 
 class Variance(enum.Enum):
-    """The variance of a reverse step: small = that of q(x_s | x_t, x_0); large = that of q(x_t | x_s); learned = between them.
-
-    Of a learned one the estimates carry v beside x_0, [x_0, v] along the channels (`learned_variance`).
-    """
+    """The variance of a reverse step: small = that of q(x_s | x_t, x_0); large = that of q(x_t | x_s)."""
 
     small = "small"
     large = "large"
+
+
+class Learned(enum.Enum):
+    """A variance between the two: estimates carry v beside x_0, [x_0, v] along the channels (`learned_variance`)."""
+
     learned = "learned"
+
+
+ReverseVariance = Variance | Learned
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,7 @@ class Coefficients:
     posterior: Tensor
 
     def reverse_variance(self, variance: Variance) -> Tensor:
-        """Of the reverse step p(x_s | x_t), (B,), where it is fixed."""
-        assert variance is not Variance.learned, "a learned variance is `learned_variance`"
+        """Of the reverse step p(x_s | x_t), (B,)."""
         return self.posterior if variance is Variance.small else self.fresh
 
 
@@ -112,12 +116,12 @@ def posterior(schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor
 
 
 def reverse(
-    schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: Variance, share: Tensor | None = None
+    schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: ReverseVariance, share: Tensor | None = None
 ) -> Gaussian:
     """p(x_s | x_t), s < t, for an estimate x_0 from x_t. `share`: v (B, ...) of the learned variance, for which s > 0."""
     c = coefficients(schedule, s, t)
     mean = _rows(c.of_x_t, x_t) * x_t + _rows(c.of_x_0, x_t) * x_0
-    if variance is Variance.learned:
+    if isinstance(variance, Learned):
         assert share is not None, "a learned variance needs v"
         return Gaussian(mean, learned_variance(c.posterior, c.fresh, share))
     return Gaussian(mean, _rows(c.reverse_variance(variance), x_t))

@@ -15,7 +15,7 @@ from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings
 from sfumato.priors.flow import FlowPrior, FlowSettings
 from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior, NormalSettings
-from sfumato.samplers import DDPM, SAMPLERS, Variance
+from sfumato.samplers import DDPM, SAMPLERS, Learned
 
 
 def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
@@ -36,7 +36,7 @@ def settings_for(prior: Prior[Any], defaults: SamplingDefaults) -> Any:
         case AutoregressivePrior() | HierarchicalPrior():
             return AutoregressiveSettings(defaults.temperature, defaults.top_k, defaults.top_p)
         case DiffusionPrior() if prior.denoiser.learns_variance and defaults.sampler == "ddpm":
-            return replace(settings_of(defaults), sampler=DDPM(variance=Variance.learned))
+            return replace(settings_of(defaults), sampler=DDPM(variance=Learned.learned))
         case FlowPrior():
             return FlowSettings(defaults.temperature)
         case NormalPrior():

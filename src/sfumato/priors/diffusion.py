@@ -22,7 +22,7 @@ from sfumato.conditioning import Conditioning, Twins
 from sfumato.diffusion import prediction as predictions
 from sfumato.diffusion.bounds import learned_term
 from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.forward import Variance, coefficients
+from sfumato.diffusion.forward import Learned, ReverseVariance, Variance, coefficients
 from sfumato.diffusion.grids import Spacing, times
 from sfumato.diffusion.guidance import Guidance, GuidedDenoiser
 from sfumato.diffusion.guide import Estimate, Guide
@@ -131,9 +131,9 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         return self.denoiser.network
 
     @property
-    def variance(self) -> Variance:
+    def variance(self) -> ReverseVariance:
         """Of the reverse step in the bound: what was learned, else the small one."""
-        return Variance.learned if self.config.variance == "learned" else Variance.small
+        return Learned.learned if self.config.variance == "learned" else Variance.small
 
     def estimate(self, x_t: Tensor, t: Tensor, cond: Conditioning, clip: float | None = None) -> Tensor:
         """x_0 at x_t (B, ...), t (B,), as `diffusion.bounds` asks under `variance`; clamped to [-clip, clip]."""
@@ -229,4 +229,4 @@ class DiffusionPrior(Prior[DiffusionSettings]):
 
 
 def _asks_variance(sampler: Sampler) -> bool:
-    return isinstance(sampler, DDPM) and sampler.variance is Variance.learned
+    return isinstance(sampler, DDPM) and isinstance(sampler.variance, Learned)

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from sfumato.diffusion.forward import Variance
+from sfumato.diffusion.forward import Learned, ReverseVariance, Variance
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.schedule import Schedule
 from sfumato.noise import NoiseSource
@@ -28,7 +28,7 @@ from sfumato.samplers.base import Point, Stepper, clocks, points, posterior_vari
 class DDPM:
     """Ancestral sampling. With the learned variance it is sent [x_0, v] along the channels, (B, 2 C, ...)."""
 
-    variance: Variance = Variance.small
+    variance: ReverseVariance = Variance.small
     spacing: Spacing = Spacing.trailing
 
     def num_calls(self, num_steps: int) -> int:
@@ -38,7 +38,7 @@ class DDPM:
     def steps(self, schedule: Schedule, times: Tensor, x: Tensor, noise: NoiseSource) -> Stepper:
         """See `Sampler.steps`."""
         stops, clock = points(schedule, times), clocks(times, x)
-        if self.variance is Variance.learned:
+        if isinstance(self.variance, Learned):
             return (yield from self._learned(stops, clock, x, noise))
         plan = [coefficients(at, to, self.variance) for at, to in pairwise(stops)]
         for t, (a, b, c) in zip(clock, plan, strict=False):
