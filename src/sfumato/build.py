@@ -123,10 +123,11 @@ def _codes(first_stage: Decoder) -> Codes:
 
 
 def _over_grid(config: DiffusionConfig | RegressionConfig, latent: Grid) -> DiffusionPrior | RegressionPrior:
-    if config.network.out_channels != latent.channels:
+    learned = isinstance(config, DiffusionConfig) and config.variance == "learned"
+    if config.network.out_channels != latent.channels * (1 + learned):
         raise InputError(
             f"prior.network.out_channels is {config.network.out_channels}, but the first stage has "
-            f"{latent.channels} latent channels; set both alike."
+            f"{latent.channels} latent channels; {'expected twice as many, for the variance' if learned else 'set both alike'}."
         )
     return DiffusionPrior(config, latent) if isinstance(config, DiffusionConfig) else RegressionPrior(config, latent)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from oracles import GaussianData
 from sfumato.conditioning import Conditioning
 from sfumato.diffusion.bounds import bound
+from sfumato.diffusion.forward import Learned
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
 from sfumato.evaluation.likelihood import LEAST_VARIANCE, BitSettings, Kind, fitted_variance, kind_of, measure_bits
@@ -24,6 +25,7 @@ from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.latent import Codes, Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
@@ -36,6 +38,7 @@ from sfumato.posterior import DiagonalGaussian
 from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
 from sfumato.priors.flow import FlowConfig, FlowPrior
+from sfumato.priors.hierarchical import HierarchicalConfig, HierarchicalPrior
 from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
@@ -99,6 +102,16 @@ def test_a_uniform_model_of_pixels_has_eight_bits_and_of_codes_the_logarithm_of_
     torch.testing.assert_close(codes.values, torch.full((3,), math.log2(60), dtype=torch.float64), atol=1e-5, rtol=0)
     assert (codes.key, codes.label) == ("bits_per_code", "bits per code")
     assert "undefined" in codes.how
+    network = AutoencoderConfig(channels=8, multipliers=(1, 1), num_res_blocks=1, latent_channels=4, double_moments=False)
+    small = PixelCNNConfig(60, dim=6, depth=1)
+    two = HierarchicalPrior(
+        HierarchicalConfig(small, dataclasses.replace(small, concat_channels=2), told_depth=0), Codes((4, 2), 60)
+    )
+    with torch.no_grad():
+        for p in two.parameters():
+            p.zero_()
+    levels = measure_bits(VQ2FirstStage(VQ2Config(network, 60)).eval(), two, x, nothing)
+    torch.testing.assert_close(levels.values, torch.full((3,), math.log2(60), dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_a_normal_density_of_pixels_is_integrated_over_their_bins() -> None:
@@ -167,6 +180,30 @@ def test_the_chain_is_that_of_the_network_by_each_pictures_noise() -> None:
             decoder_variance=float(prior.denoiser.schedule.sigma_ratio(plan[-2])) ** 2,
         )
     torch.testing.assert_close(found, wanted.bits_per_dimension, rtol=1e-4, atol=0)
+
+
+def test_a_learned_variance_is_the_chains() -> None:
+    torch.manual_seed(0)
+    network = dataclasses.replace(SMALL, out_channels=2)
+    prior, x = DiffusionPrior(DiffusionConfig(network, variance="learned"), Grid(1, 1)).eval(), pixels(2, 1, 8, 8)
+    with torch.no_grad():
+        for p in prior.parameters():
+            p.add_(0.05)
+    plan, schedule = log_plan(prior.denoiser.schedule, 5), prior.denoiser.schedule
+    found = measure_bits(identity(), prior, x, nothing, BitSettings(seed=4, times=plan))
+
+    def estimate(x_t: Tensor, t: Tensor) -> Tensor:
+        said = prior.denoiser(x_t, t, NONE)
+        assert said.share is not None
+        return torch.cat([said.x_0.clamp(-1, 1), said.share], dim=1)
+
+    with torch.no_grad():
+        wanted = bound(
+            estimate, schedule, to_unit(x), PictureNoise([4, 5]), times=plan, variance=Learned.learned,
+            decoder_variance=float(schedule.sigma_ratio(plan[-2])) ** 2,
+        )  # fmt: skip
+    torch.testing.assert_close(found.values, wanted.bits_per_dimension, rtol=1e-4, atol=0)
+    assert "learned variance" in found.how
 
 
 class Linear(KLFirstStage):

@@ -14,11 +14,11 @@ from sfumato import config as configs
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 from sfumato.latent import Codes
+from sfumato.metrics.dequantization import bits_per_dimension
 from sfumato.networks.pixelcnn_pp import PixelCNNPP, PixelCNNPPConfig
 from sfumato.networks.raster import place, to_grid, to_sequence
 from sfumato.noise import PictureNoise, SharedNoise
 from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior, AutoregressiveSettings, CodeNetworkConfig
-from sfumato.priors.base import bits_per_dimension
 
 NONE, PLAIN = Conditioning(), AutoregressiveSettings()
 RGB = PixelCNNPPConfig(dim=8, depth=1, num_scales=3, mixtures=3, dropout=0.0)
@@ -107,17 +107,20 @@ def test_changing_a_code_changes_nothing_before_or_at_it(scales: int):
     assert seen_later == shape.numel()  # no blind spot
 
 
+@pytest.mark.parametrize("scales", [1, 2, 3])
 @pytest.mark.parametrize("slots", [{}, {"num_classes": 3}, {"vector_dim": 2}])
-def test_one_code_after_the_other_gives_the_same(slots: dict[str, int]):
-    config = small(vocabulary=7, num_scales=2, **slots)
-    network, codes = made(config), pixels(config)
+def test_one_code_after_the_other_gives_the_same(slots: dict[str, int], scales: int):
+    """By rows, with what is kept of those above: as the whole picture's pass, in float64."""
+    config = small(vocabulary=7, channels=2, num_scales=scales, depth=2 if scales < 3 else 1, **slots)
+    network, codes = made(config, shake=0.15), pixels(small(vocabulary=7, channels=2), 8, 12)
     vector = {"num_classes": torch.tensor([2, 0]), "vector_dim": torch.tensor([[0.5, 1.0], [-1.0, 0.0]]).double()}
     cond = Conditioning(vector=vector[next(iter(slots))]) if slots else NONE
-    whole = to_sequence(network(codes, cond).movedim(4, 0).flatten(0, 1)).unflatten(0, (7, 2)).movedim(0, 2)
+    with torch.no_grad():
+        whole = network(codes, cond).permute(0, 2, 3, 1, 4).flatten(1, 3)  # (B, N, K)
     predict, sequence = network.predictor(cond, 2, codes.shape[1:]), torch.zeros_like(to_sequence(codes))
     for index in range(sequence.shape[1]):
         found = predict(sequence, index)
-        torch.testing.assert_close(found.log_softmax(1), whole[:, index].log_softmax(1), atol=1e-9, rtol=0)
+        torch.testing.assert_close(found.log_softmax(1), whole[:, index].log_softmax(1), atol=1e-9, rtol=1e-9)
         sequence[:, index] = to_sequence(codes)[:, index]
 
 
@@ -164,7 +167,7 @@ def test_bytes_sample_and_have_bits_per_dimension():
     assert len(pictures.unique()) > 20
     alone = model.sample((1, 3, 4, 4), [(NONE, 1.0)], PLAIN, PictureNoise([5]))
     assert torch.equal(alone[0], pictures[1])
-    bits = bits_per_dimension(model.log_prob(pictures, NONE), 48)
+    bits = bits_per_dimension(model.log_prob(pictures, NONE), 48, bin_width=1)
     loss = model.loss(pictures, NONE, None)
     torch.testing.assert_close(loss.parts["bits"], bits.mean())
     p = model.network(pictures, NONE).double().exp()
@@ -191,6 +194,34 @@ def test_learns_flat_pictures_to_their_entropy():
     known = (samples[:, None] == grids).flatten(2).all(2).any(1)
     assert known.float().mean() > 0.75
     assert len(samples[known].unique(dim=0)) == 2
+
+
+@torch.no_grad()
+def test_means_are_exact_under_autocast():
+    """bf16 has steps of 1/256 near 1, half a level of 8 bits: what the last layer says is fp32."""
+    network = made(RGB, shake=0.05).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixture = network.mixture(pixels(RGB), NONE)
+        surprise = network.surprise(pixels(RGB), NONE)
+    for part in (mixture.means, mixture.log_scales, mixture.weights):
+        assert part.dtype == torch.float32
+        assert not torch.equal(part, part.bfloat16().float())
+    wanted = network.surprise(pixels(RGB), NONE)
+    assert (surprise - wanted).norm() / wanted.norm() < 0.05  # some dozens of roundings of 0.4 %
+
+
+def test_compiling_reaches_what_training_runs(monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+
+    def compiled(function: Any) -> Any:
+        return lambda *given: calls.append(function.__name__) or function(*given)
+
+    network = made(RGB)
+    wanted = network.surprise(pixels(RGB), NONE)
+    monkeypatch.setattr(torch, "compile", compiled)
+    network.compile()
+    assert torch.equal(network.surprise(pixels(RGB), NONE), wanted)
+    assert calls == ["_streams"]
 
 
 def test_place_order_is_kept():

@@ -221,6 +221,15 @@ def test_its_state_is_whole(name: str) -> None:
     assert all(key.startswith("module.") for key in one.state_dict())
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_built_without_memory(name: str) -> None:
+    """As every part is when a run counts its parameters."""
+    with torch.device("meta"):
+        one = made(name)
+    assert all(p.device.type == "meta" for p in one.parameters())
+    assert one.num_codes == CASES[name][1]
+
+
 def test_configs_refuse_and_survive_json() -> None:
     for fields, words in (
         ({"decay": 1.0}, "decay is 1"), ({"revive": 1.0}, "revive is 1"), ({"depth": 2}, "depth is 2"),

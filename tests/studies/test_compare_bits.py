@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -112,6 +112,20 @@ def test_codes_cost_their_bits_beside_the_gaussian() -> None:
     gaussian = 0.5 * math.log2(2 * math.pi * math.e * variance) + 7
     assert found.kind == "bound"
     assert found.values.mean().item() == pytest.approx(gaussian + 16 * 3 / (3 * SIDE * SIDE), abs=2e-3)  # type: ignore[union-attr]
+
+
+def test_codes_of_two_levels_cost_their_bits_beside_the_gaussian() -> None:
+    """Uniform codes, K = 8, on 2 x 2 and 4 x 4 places: 20 * 3 bits a picture."""
+    first = silent(VQ2FirstStage(VQ2Config(autoencoder(False), codebook_size=8)))
+    net = PixelCNNConfig(8, dim=6, depth=1)
+    prior = silent(HierarchicalPrior(HierarchicalConfig(net, replace(net, concat_channels=2), told_depth=0), Codes((4, 2), 8)))
+    pixels = pictures(40)
+    found = measure(model(first, prior), pixels)
+    variance = dequantize(pixels.float() / 127.5 - 1).double().square().mean().item()
+    gaussian = 0.5 * math.log2(2 * math.pi * math.e * variance) + 7
+    assert found.kind == "bound"
+    assert found.values.mean().item() == pytest.approx(gaussian + 20 * 3 / (3 * SIDE * SIDE), abs=2e-3)  # type: ignore[union-attr]
+    assert measure(model(first, prior), pixels, gaussian=False) == Bits(None, NO_DECODER_DENSITY)
 
 
 @dataclass

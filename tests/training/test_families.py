@@ -200,3 +200,16 @@ def test_sampling_defaults_reach_the_codes(trained: tuple[str, Path]) -> None:
     assert torch.equal(x[0], x[1])
     large = pipe.generate(seed=1, size=(32, 16))[0]
     assert large.size == (16, 32)
+
+
+def test_a_ddpm_that_learns_its_reverse_variance(folder: Path, tmp_path: Path) -> None:
+    """The network gets its channels, the log the bound, and `--sampler ddpm` takes the variance that was learned."""
+    base = RECIPES["family-ddpm-tiny"]()
+    prior = dataclasses.replace(base.prior, model=dataclasses.replace(base.prior.model, variance="learned"))
+    train(dataclasses.replace(base, prior=prior), folder, tmp_path / "run", CPU, quiet=True)
+    pipe = load(tmp_path / "run", "cpu")
+    assert pipe.model.prior.config.network.out_channels == 6
+    rows = [json.loads(line) for line in (tmp_path / "run" / "prior" / "log.jsonl").read_text().splitlines()]
+    assert all(row["bound"] > 0 for row in rows if "mse" in row)
+    learned, fixed = (pipe.generate(seed=1, sampler=name, steps=4)[0].tobytes() for name in ("ddpm", "ddim"))
+    assert learned != fixed

@@ -18,6 +18,8 @@ from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.io.pretrained import load_pretrained
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.nn.packaged import PackagedConfig
+from sfumato.noise import PictureNoise
+from sfumato.priors.autoregressive import AutoregressiveSettings
 from sfumato.recipes import RECIPES
 from sfumato.training.check import check
 from sfumato.training.config import FirstStageLossConfig
@@ -315,3 +317,30 @@ def test_a_whole_run_over_residual_codes(data: Path, tmp_path: Path) -> None:
     averaged = dataclasses.replace(first, loss=dataclasses.replace(first.loss, codebook_decay=0.9))
     with pytest.raises(InputError, match="has no codebook"):
         check(dataclasses.replace(config, first_stage=averaged))
+
+
+@pytest.mark.parametrize(("method", "channels", "shape"), [("residual", 4, (2, 4, 4)), ("fsq", 2, (4, 4))])
+def test_codes_of_the_package_under_an_autoregressive_prior(
+    method: str, channels: int, shape: tuple[int, ...], data: Path, tmp_path: Path
+) -> None:
+    """Residual codes are channels of a place, each told those before; finite scalars one code."""
+    pytest.importorskip("vector_quantize_pytorch")
+    base = RECIPES["family-vqvae-tiny"]()
+    first, prior = base.first_stage, base.prior
+    model = dataclasses.replace(
+        first.model,
+        network=dataclasses.replace(first.model.network, latent_channels=channels),
+        levels=(8, 4) if method == "fsq" else (),
+        quantizer=PackagedConfig(method, depth=2 if method == "residual" else 1),  # type: ignore[arg-type]
+    )
+    loss = dataclasses.replace(first.loss, codebook_decay=0.0, codebook_revive=0.0)
+    quick = dataclasses.replace(first.train, steps=3)
+    first = dataclasses.replace(first, model=model, loss=loss, train=quick)
+    prior = dataclasses.replace(prior, train=dataclasses.replace(prior.train, steps=3))
+    loaded = load_pretrained(go(dataclasses.replace(base, first_stage=first, prior=prior), data, tmp_path / "run"))
+    own = loaded.model
+    assert own.latent_shape(16, 16) == shape
+    twins = [(own.conditioner(own.conditioner.null(2)), 1.0)]
+    z = own.prior.sample((2, *shape), twins, AutoregressiveSettings(), PictureNoise([1, 2]))
+    assert own.decode(z).shape == (2, 3, 16, 16)
+    assert z.max() < 32

@@ -26,13 +26,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.forward import Gaussian, Variance, coefficients, marginal
+from sfumato.diffusion.forward import (
+    Coefficients,
+    Gaussian,
+    Learned,
+    ReverseVariance,
+    Variance,
+    coefficients,
+    learned_variance,
+    marginal,
+)
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import InputError
 from sfumato.noise import NoiseSource
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, ...), t (B,)) -> x_0 (B, ...): a denoiser under its condition."""
+"""(x_t (B, ...), t (B,)) -> x_0 (B, ...): a denoiser under its condition; of a learned variance [x_0, v] along dim 1."""
 
 NO_DECODER = (
     "L_0 is undefined here: it is the log-probability of 8-bit values, and these are continuous latents, for which only a "
@@ -103,7 +112,7 @@ def bound(
     noise: NoiseSource,
     *,
     times: Tensor | None = None,
-    variance: Variance = Variance.small,
+    variance: ReverseVariance = Variance.small,
     eight_bit: bool = True,
     decoder_variance: float | None = None,
 ) -> Bound:
@@ -125,7 +134,7 @@ def terms(
     x_0: Tensor,
     noise: NoiseSource,
     times: Tensor,
-    variance: Variance = Variance.small,
+    variance: ReverseVariance = Variance.small,
     eight_bit: bool = True,
     decoder_variance: float | None = None,
 ) -> Iterator[Term]:
@@ -136,9 +145,11 @@ def terms(
     plan = times.to("cpu", torch.float64)
     for t, s in pairwise(plan):
         x_t = marginal(schedule, x_0, t[None]).sample(noise)
-        x_0_hat = estimate(x_t, t.to(x_t.device, _kind(x_t)).expand(len(x_t)))
+        x_0_hat, share = estimate(x_t, t.to(x_t.device, _kind(x_t)).expand(len(x_t))), None
+        if isinstance(variance, Learned):
+            x_0_hat, share = x_0_hat.chunk(2, dim=1)
         if s > 0:
-            yield Term(float(t), float(s), x_0_hat, step_term(schedule, x_0, x_0_hat, s[None], t[None], variance))
+            yield Term(float(t), float(s), x_0_hat, step_term(schedule, x_0, x_0_hat, s[None], t[None], variance, share))
         elif eight_bit:
             spread = decoder_variance or float(coefficients(schedule, t[None], plan[-3:-2]).posterior)
             yield Term(float(t), 0.0, x_0_hat, -eight_bit_log_prob(x_0, x_0_hat, spread))
@@ -152,15 +163,35 @@ def prior_term(schedule: Schedule, x_0: Tensor) -> Tensor:
     return x_1.kl(Gaussian(torch.zeros_like(x_1.mean), torch.ones_like(x_1.variance)))
 
 
-def step_term(schedule: Schedule, x_0: Tensor, x_0_hat: Tensor, s: Tensor, t: Tensor, variance: Variance) -> Tensor:
+def step_term(
+    schedule: Schedule,
+    x_0: Tensor,
+    x_0_hat: Tensor,
+    s: Tensor,
+    t: Tensor,
+    variance: ReverseVariance,
+    share: Tensor | None = None,
+) -> Tensor:
     """L_{t-1} for 0 < s < t, (1,) float64 each: the KL divergence of two Gaussians whose means differ by a weight times
-    x_0 - x_0_hat; (B,) nats."""
+    x_0 - x_0_hat; (B,) nats. `share`: v (B, ...) of the learned variance."""
     c = coefficients(schedule, s, t)
+    if isinstance(variance, Learned):
+        assert share is not None, "a learned variance needs v"
+        return learned_term(c, x_0.cpu().double(), x_0_hat.cpu().double(), share.cpu().double())
     wide = c.reverse_variance(variance)
     ratio = c.posterior / wide
     spread = 0.5 * x_0[0].numel() * (ratio - 1 - ratio.log())
     weight = 0.5 * c.of_x_0.square() / wide
     return float(weight) * _squared(x_0 - x_0_hat) + float(spread)
+
+
+def learned_term(c: Coefficients, x_0: Tensor, x_0_hat: Tensor, share: Tensor) -> Tensor:
+    """L_{t-1} of the learned variance, x_0, x_0_hat, v (B, ...); (B,) nats, with gradients to x_0_hat and v."""
+    small, weight = (value.to(x_0).reshape(-1, *[1] * (x_0.ndim - 1)) for value in (c.posterior, c.of_x_0.square()))
+    wide = learned_variance(c.posterior.to(share), c.fresh.to(share), share)
+    ratio = small / wide
+    each = 0.5 * (ratio - 1 - ratio.log() + weight * (x_0 - x_0_hat).square() / wide)
+    return each.flatten(1).sum(1)
 
 
 def eight_bit_log_prob(x_0: Tensor, mean: Tensor, variance: float) -> Tensor:

@@ -4,7 +4,7 @@
     q(x_t | x_0)      = N(alpha_t x_0, sigma_t^2)                                         eq. 4
     q(x_s | x_t, x_0) = N(alpha_ts sigma_s^2 / sigma_t^2 x_t + alpha_s sigma_ts^2 / sigma_t^2 x_0,
                           sigma_ts^2 sigma_s^2 / sigma_t^2)                               eq. 6 and 7
-    p(x_s | x_t)      = the same mean at the estimate of x_0, with a small or a large variance
+    p(x_s | x_t)      = the same mean at the estimate of x_0, with a small, a large or a learned variance
 
     alpha_ts = alpha_t / alpha_s,   sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2 = sigma_t^2 (1 - SNR_t / SNR_s)
 
@@ -32,6 +32,15 @@ class Variance(enum.Enum):
 
     small = "small"
     large = "large"
+
+
+class Learned(enum.Enum):
+    """A variance between the two: estimates carry v beside x_0, [x_0, v] along the channels (`learned_variance`)."""
+
+    learned = "learned"
+
+
+ReverseVariance = Variance | Learned
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,14 @@ class Coefficients:
         return self.posterior if variance is Variance.small else self.fresh
 
 
+def learned_variance(small: Tensor, large: Tensor, share: Tensor) -> Tensor:
+    """exp(v log large + (1 - v) log small): from the small to the large variance, (B,) or () each, by v (B, ...).
+
+    (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15; of a coarser plan its own two, eq. 19.) The small one is above 0.
+    """
+    return torch.exp(share * _rows(large.log(), share) + (1 - share) * _rows(small.log(), share))
+
+
 def coefficients(schedule: Schedule, s: Tensor, t: Tensor) -> Coefficients:
     """For times s < t, (B,) each, float64. At t = 1 alpha may be 0, and s may be the clean 0; both at once too."""
     assert s.dtype == t.dtype == torch.float64, f"times are float64, not {s.dtype} and {t.dtype}"
@@ -98,10 +115,15 @@ def posterior(schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor
     return reverse(schedule, x_t, x_0, s, t, Variance.small)
 
 
-def reverse(schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: Variance) -> Gaussian:
-    """p(x_s | x_t), s < t, for an estimate x_0 from x_t."""
+def reverse(
+    schedule: Schedule, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor, variance: ReverseVariance, share: Tensor | None = None
+) -> Gaussian:
+    """p(x_s | x_t), s < t, for an estimate x_0 from x_t. `share`: v (B, ...) of the learned variance, for which s > 0."""
     c = coefficients(schedule, s, t)
     mean = _rows(c.of_x_t, x_t) * x_t + _rows(c.of_x_0, x_t) * x_0
+    if isinstance(variance, Learned):
+        assert share is not None, "a learned variance needs v"
+        return Gaussian(mean, learned_variance(c.posterior, c.fresh, share))
     return Gaussian(mean, _rows(c.reverse_variance(variance), x_t))
 
 

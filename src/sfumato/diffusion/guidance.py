@@ -54,6 +54,8 @@ class GuidedDenoiser:
         self.guidance = guidance or Guidance()
         self.first = twins[0][0]
         self.weights = [float(weight) for _, weight in twins]
+        self.share: Tensor | None = None
+        """v (B, ...) at the last call, the first condition's, of a denoiser that learned the reverse variance."""
         self.merged = Conditioning.cat([cond for cond, _ in twins]) if len(twins) > 1 else self.first
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -63,21 +65,27 @@ class GuidedDenoiser:
 
     def _combined(self, x_t: Tensor, t: Tensor) -> Tensor:
         if len(self.weights) == 1:
-            return self.denoiser(x_t, t, self.first).x_0
+            return self._first(x_t, t)
         inside: Tensor | None = None
         if self.guidance.interval is not None:
             low, high = self.guidance.interval
             inside = (t >= low) & (t <= high)
             if not bool(inside.any()):  # the one place where a step waits for the device; only with an interval
-                return self.denoiser(x_t, t, self.first).x_0
+                return self._first(x_t, t)
         num = len(self.weights)
-        batch = self.denoiser(torch.cat([x_t] * num), torch.cat([t] * num), self.merged).x_0  # (num * B, ...)
-        estimates = batch.chunk(num)
+        batch = self.denoiser(torch.cat([x_t] * num), torch.cat([t] * num), self.merged)  # (num * B, ...)
+        self.share = None if batch.share is None else batch.share.chunk(num)[0]
+        estimates = batch.x_0.chunk(num)
         guided = sum((w * x for w, x in zip(self.weights[1:], estimates[1:], strict=True)), self.weights[0] * estimates[0])
         guided = rescaled(guided, estimates[0], self.guidance.rescale)
         if inside is None:
             return guided
         return torch.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), guided, estimates[0])
+
+    def _first(self, x_t: Tensor, t: Tensor) -> Tensor:
+        denoised = self.denoiser(x_t, t, self.first)
+        self.share = denoised.share
+        return denoised.x_0
 
 
 def rescaled(guided: Tensor, reference: Tensor, phi: float) -> Tensor:

@@ -35,6 +35,7 @@ from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityFirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq2 import VQ2FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.latent import Codes
 from sfumato.metrics.dequantization import LEVELS, bits_per_dimension, dequantize
@@ -43,6 +44,7 @@ from sfumato.priors.autoregressive import AutoregressivePrior
 from sfumato.priors.base import Density, Prior
 from sfumato.priors.diffusion import DiffusionPrior
 from sfumato.priors.flow import FlowPrior
+from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior
 
 Conditions = Callable[[slice], Conditioning]
@@ -102,7 +104,7 @@ def kind_of(first_stage: Decoder, prior: Prior[Any]) -> Kind:
             return Kind.chain
         case KLFirstStage(), FlowPrior() | NormalPrior():
             return Kind.importance
-        case VQFirstStage(), AutoregressivePrior():
+        case VQFirstStage() | VQ2FirstStage(), AutoregressivePrior() | HierarchicalPrior():
             return Kind.codes
         case _, DiffusionPrior():
             raise _undefined(
@@ -176,7 +178,7 @@ def _part(
             log_prob = cast(Density, prior).log_prob(pixels.to(device).long(), cond)
             return bits_per_dimension(log_prob, size, bin_width=1)
         case Kind.codes:
-            assert isinstance(first_stage, VQFirstStage)
+            assert isinstance(first_stage, FirstStage)
             codes = first_stage.codes().encode(x)
             return bits_per_dimension(cast(Density, prior).log_prob(codes, cond), codes[0].numel(), bin_width=1)
         case Kind.density:
@@ -187,10 +189,18 @@ def _part(
             denoiser = prior.denoiser
 
             def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-                return denoiser(x_t, t, cond).x_0.clamp(-1, 1)
+                return prior.estimate(x_t, t, cond, clip=1.0)
 
             noise, spread = PictureNoise(seeds), decoder_variance(denoiser.schedule, settings.times)
-            found = bound(estimate, denoiser.schedule, x, noise, times=settings.times, decoder_variance=spread)
+            found = bound(
+                estimate,
+                denoiser.schedule,
+                x,
+                noise,
+                times=settings.times,
+                variance=prior.variance,
+                decoder_variance=spread,
+            )
             return found.bits_per_dimension
         case Kind.importance:
             assert isinstance(first_stage, FirstStage)
@@ -245,8 +255,8 @@ def _sentence(kind: Kind, prior: Prior[Any], settings: BitSettings) -> str:
             assert isinstance(prior, DiffusionPrior)
             steps = prior.denoiser.schedule.num_steps if settings.times is None else len(settings.times) - 1
             ends = "the step before's" if settings.times is None else "sigma^2 / alpha^2 at its last t"
-            chain = f"the variational bound of the chain of {steps} steps with small variance and L_0's decoder of {ends}"
-            return f"Bits per dimension are {chain}, without guidance."
+            chain = f"the chain of {steps} steps with {prior.variance.value} variance and L_0's decoder of {ends}"
+            return f"Bits per dimension are the variational bound of {chain}, without guidance."
         case Kind.importance:
             return (
                 f"Bits per dimension are the importance-weighted bound of {settings.num_samples} draws, with a decoder that is "

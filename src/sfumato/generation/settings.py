@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sfumato.diffusion.grids import Spacing
@@ -10,11 +11,11 @@ from sfumato.errors import unknown
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.priors.autoregressive import AutoregressivePrior, AutoregressiveSettings
 from sfumato.priors.base import Prior
-from sfumato.priors.diffusion import DiffusionSettings
+from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings
 from sfumato.priors.flow import FlowPrior, FlowSettings
 from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior, NormalSettings
-from sfumato.samplers import SAMPLERS
+from sfumato.samplers import DDPM, SAMPLERS, Learned
 
 
 def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
@@ -30,10 +31,12 @@ def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
 
 
 def settings_for(prior: Prior[Any], defaults: SamplingDefaults) -> Any:
-    """Of any prior: a temperature and truncation where it has no steps to choose."""
+    """Of any prior: a temperature and truncation where it has no steps to choose; DDPM with the variance that was learned."""
     match prior:
         case AutoregressivePrior() | HierarchicalPrior():
             return AutoregressiveSettings(defaults.temperature, defaults.top_k, defaults.top_p)
+        case DiffusionPrior() if prior.denoiser.learns_variance and defaults.sampler == "ddpm":
+            return replace(settings_of(defaults), sampler=DDPM(variance=Learned.learned))
         case FlowPrior():
             return FlowSettings(defaults.temperature)
         case NormalPrior():

@@ -64,6 +64,8 @@ def diffusion_of(config: ModelConfig) -> DiffusionConfig:
         raise InputError(
             f"a prior of the kind {config.prior.kind} has no published form, only diffusion has; keep the native form."
         )
+    if config.prior.variance == "learned":
+        raise InputError("a prior that learned its reverse variance has no published form; keep the native form.")
     return config.prior
 
 

@@ -26,6 +26,8 @@ from sfumato.networks.raster import CodeNetwork, Predictor, place, to_grid
 from sfumato.nn.layers import double
 from sfumato.nn.logistic import discretized_logistic, to_unit
 
+Pair = tuple[Tensor, Tensor]  # both streams
+
 SMALLEST = -7.0  # log-scales are kept from it up, as in the paper's code
 
 
@@ -82,6 +84,10 @@ class Mixture:
     log_scales: Tensor
     slopes: Tensor
 
+    def at(self, row: int, column: int) -> Mixture:
+        """Of one place: the last two dimensions are gone."""
+        return Mixture(*(part[..., row, column] for part in (self.weights, self.means, self.log_scales, self.slopes)))
+
     def log_probs(self, codes: Tensor, channel: int, candidates: Tensor, vocabulary: int) -> Tensor:
         """log P_i(candidate | codes of earlier channels): (B, C, ...) codes, of which channels below `channel` are read, and
         candidates (B or 1, ..., n) -> (B, M, ..., n)."""
@@ -106,9 +112,36 @@ class Shifted(nn.Conv2d):
         rows, columns = size
         self.pads = (columns - 1, 0, rows - 1, 0) if left else (columns // 2, columns // 2, rows - 1, 0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
-        return super().forward(F.pad(x, self.pads))
+    def forward(self, x: Tensor, rows: Rows | None = None) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h / stride, w / stride); with `rows` of one row, given the kept one above."""
+        if rows is None:
+            return super().forward(F.pad(x, self.pads))
+        left, right, top, _ = self.pads
+        x = torch.cat([rows.above(self, x), x], dim=2) if top else x
+        return F.conv2d(F.pad(x, (left, right)), self.weight, self.bias, (1, self.stride[1]))
+
+
+class Rows:
+    """What sampling keeps of a picture's rows: of each convolution its input at the row above, and each smaller size's answer.
+
+    A row's features need no others, for every kernel is two rows high (the idea of Ramachandran et al. 2017, arXiv 1704.06001,
+    by rows).
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[Shifted, Tensor] = {}
+        self.present: dict[Shifted, Tensor] = {}
+        self.smaller: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def above(self, conv: Shifted, x: Tensor) -> Tensor:
+        """The input of `conv` one row above, zeros at the first; x (B, C, 1, w) is the present one."""
+        self.present[conv] = x
+        return self.kept.get(conv, torch.zeros_like(x))
+
+    def end(self) -> None:
+        """The row is done, and the next begins."""
+        self.kept.update(self.present)
+        self.present.clear()
 
 
 def _conv(inputs: int, outputs: int, left: bool, stride: int = 1) -> Shifted:
@@ -130,12 +163,12 @@ class GatedLayer(nn.Module):
         with torch.no_grad():
             self.outer.weight.mul_(0.1)
 
-    def forward(self, h: Tensor, cond: Conditioning, shortcut: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, cond: Conditioning, shortcut: Tensor | None = None, rows: Rows | None = None) -> Tensor:
         """(B, D, h, w), shortcut (B, S, h, w) -> (B, D, h, w)."""
-        inner = self.inner(_both(h))
+        inner = self.inner(_both(h), rows)
         if self.shortcut is not None and shortcut is not None:
             inner = inner + self.shortcut(_both(shortcut))
-        outer = self.outer(self.dropout(_both(inner)))
+        outer = self.outer(self.dropout(_both(inner)), rows)
         embed = self.label or self.vector
         if embed is not None:
             outer = outer + embed(cond.vector)[:, :, None, None]
@@ -151,10 +184,10 @@ class Streams(nn.Module):
         self.above = GatedLayer(config, left=False, shortcut=config.dim if up else 0)
         self.left = GatedLayer(config, left=True, shortcut=2 * config.dim if up else config.dim)
 
-    def forward(self, u: Tensor, v: Tensor, cond: Conditioning, across: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, v: Tensor, cond: Conditioning, across: Pair | None, rows: Rows | None = None) -> Pair:
         """(B, D, h, w) twice -> the same."""
-        u = self.above(u, cond, None if across is None else across[0])
-        return u, self.left(v, cond, u if across is None else torch.cat([u, across[1]], dim=1))
+        u = self.above(u, cond, None if across is None else across[0], rows)
+        return u, self.left(v, cond, u if across is None else torch.cat([u, across[1]], dim=1), rows)
 
 
 class Resized(nn.Module):
@@ -165,9 +198,11 @@ class Resized(nn.Module):
         self.enlarges = up
         self.above, self.left = (_conv(dim, dim, left, 1 if up else 2) for left in (False, True))
 
-    def forward(self, u: Tensor, v: Tensor, cond: Conditioning, across: None) -> tuple[Tensor, Tensor]:
-        """(B, D, h, w) twice -> (B, D, h / 2, w / 2) or (B, D, 2 h, 2 w) twice."""
-        return (self.above(double(u)), self.left(double(v))) if self.enlarges else (self.above(u), self.left(v))
+    def forward(self, u: Tensor, v: Tensor, rows: Rows | None = None) -> Pair:
+        """(B, D, h, w) twice -> (B, D, h / 2, w / 2) or (B, D, 2 h, 2 w) twice; of one row one row."""
+        if self.enlarges:
+            u, v = (double(x) if rows is None else double(x)[:, :, :1] for x in (u, v))
+        return self.above(u, rows), self.left(v, rows)
 
 
 class PixelCNNPP(CodeNetwork):
@@ -196,18 +231,9 @@ class PixelCNNPP(CodeNetwork):
     def mixture(self, codes: Tensor, cond: Conditioning) -> Mixture:
         """(B, C, h, w) codes -> the mixture at each place, of those before. Raises `InputError` for sides that do not fit."""
         c = self.config
-        assert codes.shape[1] == c.channels, f"codes of {codes.shape[1]} channels, a network of {c.channels}"
-        if codes.shape[2] % c.factor or codes.shape[3] % c.factor:
-            raise InputError(
-                f"PixelCNN++ of {c.num_scales} scales: got {codes.shape[2]} x {codes.shape[3]} places, expected multiples of "
-                f"{c.factor}; set num_scales lower."
-            )
+        self._check(codes.shape[1:])
         cond.check(context=False, vector=bool(c.num_classes or c.vector_dim), concat=False)
-        out = self.head(F.elu(self._streams(codes, cond)))
-        out = out if out.dtype == torch.float64 else out.float()
-        out = out.unflatten(1, (c.mixtures, -1))  # (B, M, 1 + 2 C + C (C - 1) / 2, h, w)
-        logits, means, log_scales, slopes = out.split([1, c.channels, c.channels, out.shape[2] - 1 - 2 * c.channels], dim=2)
-        return Mixture(logits[:, :, 0].log_softmax(1), means, log_scales.clamp(min=SMALLEST), slopes.tanh())
+        return self._mixture(self._streams(codes, cond))
 
     def forward(self, codes: Tensor, cond: Conditioning) -> Tensor:
         """(B, C, h, w) codes -> (B, C, h, w, K) log-probabilities. Much memory: K M numbers a code; `surprise` needs M."""
@@ -228,8 +254,9 @@ class PixelCNNPP(CodeNetwork):
         return total[:, :-1] - total[:, 1:]
 
     def predictor(self, cond: Conditioning, batch: int, shape: Sequence[int]) -> Predictor:
-        """One pass over the rows so far for each place, whose channels share it."""
-        c = self.config
+        """One pass over a row for each place, whose channels share it."""
+        self._check(shape)
+        c, rows = self.config, Rows()
         here: list[Mixture] = []  # of the present place
 
         @torch.no_grad()
@@ -237,27 +264,85 @@ class PixelCNNPP(CodeNetwork):
             channel, row, column = place(index, shape)
             codes = to_grid(sequence, shape)
             if channel == 0:
-                mixture = self.mixture(codes[:, :, : (row // c.factor + 1) * c.factor], cond)
-                parts = (mixture.weights, mixture.means, mixture.log_scales, mixture.slopes)
-                here[:] = [Mixture(*(part[..., row, column] for part in parts))]
+                if row and not column:
+                    rows.end()
+                v = self._row(codes, row, cond, rows)[..., 0, column]  # (B, D)
+                here[:] = [self._mixture(v[..., None, None]).at(0, 0)]
             codes, every = codes[:, :, row, column], torch.arange(c.vocabulary, device=codes.device).view(1, -1)
             weights = here[0].joint(codes, channel, c.vocabulary)[:, channel]  # (B, M)
             return (here[0].log_probs(codes, channel, every, c.vocabulary) + weights[..., None]).logsumexp(1)
 
         return predict
 
-    def _streams(self, codes: Tensor, cond: Conditioning) -> Tensor:
+    def _check(self, shape: Sequence[int]) -> None:
+        c = self.config
+        assert shape[0] == c.channels, f"codes of {shape[0]} channels, a network of {c.channels}"
+        if shape[1] % c.factor or shape[2] % c.factor:
+            raise InputError(
+                f"PixelCNN++ of {c.num_scales} scales: got {shape[1]} x {shape[2]} places, expected multiples of {c.factor}; "
+                "set num_scales lower."
+            )
+
+    def _mixture(self, v: Tensor) -> Mixture:
+        """(B, D, h, w) features -> the mixture at each place."""
+        c = self.config
+        with torch.autocast(v.device.type, enabled=False):  # in bf16 a mean would be half a level of 8 bits off
+            out = self.head(F.elu(v.to(self.head.weight.dtype)))
+        out = out if out.dtype == torch.float64 else out.float()
+        out = out.unflatten(1, (c.mixtures, -1))  # (B, M, 1 + 2 C + C (C - 1) / 2, h, w)
+        logits, means, log_scales, slopes = out.split([1, c.channels, c.channels, out.shape[2] - 1 - 2 * c.channels], dim=2)
+        return Mixture(logits[:, :, 0].log_softmax(1), means, log_scales.clamp(min=SMALLEST), slopes.tanh())
+
+    def _pixels(self, codes: Tensor) -> Tensor:
         x = to_unit(codes, self.config.vocabulary, self.head.weight.dtype)
-        x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # (B, C + 1, h, w)
+        return F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # (B, C + 1, h, w)
+
+    def _streams(self, codes: Tensor, cond: Conditioning) -> Tensor:
+        x = self._pixels(codes)
         u = _down(self.first_above(x))
         v = _down(self.first_row(x)) + F.pad(self.first_left(x), (1, 0))[..., :-1]
         passed = [(u, v)]
         for layer in self.down:
-            u, v = layer(u, v, cond, None)
+            u, v = layer(u, v) if isinstance(layer, Resized) else layer(u, v, cond, None)
             passed.append((u, v))
         u, v = passed.pop()
         for layer in self.up:
-            u, v = layer(u, v, cond, None if isinstance(layer, Resized) else passed.pop())
+            u, v = layer(u, v) if isinstance(layer, Resized) else layer(u, v, cond, passed.pop())
+        return v
+
+    def _row(self, codes: Tensor, row: int, cond: Conditioning, rows: Rows) -> Tensor:
+        """The last features (B, D, 1, w) of a row, whose rows above were asked for before it: what `_streams` has there.
+
+        A smaller size has a new row only where every size above it is at an even one; between, its last answer stands.
+        """
+        x = F.pad(self._pixels(codes[:, :, max(0, row - 2) : row + 1]), (0, 0, max(0, 2 - row), 0))  # rows - 2, - 1, 0
+        known = min(row, 1)  # above the first row there is nothing, not even a bias
+        u = known * self.first_above(x)[:, :, 1:2]
+        v = known * self.first_row(x)[:, :, 1:2] + F.pad(self.first_left(x), (1, 0))[:, :, 2:, :-1]
+        passed, reached = [(u, v)], 0
+        for layer in self.down:
+            if isinstance(layer, Resized):
+                if row >> reached & 1:
+                    rows.above(layer.above, u)
+                    rows.above(layer.left, v)
+                    break
+                reached += 1
+                u, v = layer(u, v, rows)
+            else:
+                u, v = layer(u, v, cond, None, rows)
+            passed.append((u, v))
+        scale = self.config.num_scales - 1
+        if reached == scale:
+            u, v = passed.pop()
+        for layer in self.up:
+            if isinstance(layer, Resized):
+                if scale <= reached:
+                    rows.smaller[scale] = u, v
+                if scale <= reached + 1:
+                    u, v = layer(*rows.smaller[scale], rows)
+                scale -= 1
+            elif scale <= reached:
+                u, v = layer(u, v, cond, passed.pop(), rows)
         return v
 
 

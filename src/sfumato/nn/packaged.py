@@ -191,7 +191,8 @@ def _module(config: PackagedConfig, size: int, channels: int, levels: tuple[int,
         case "simvq":
             return package.SimVQ(dim=channels, codebook_size=size, **turned)
         case "fsq":
-            return package.FSQ(list(levels))
+            with torch.device("cpu"):  # it reads its own levels, which the meta device has none of
+                return package.FSQ(list(levels))
         case "lfq":
             return package.LFQ(dim=channels, codebook_size=size, entropy_loss_weight=config.entropy_weight)
 

@@ -10,6 +10,7 @@ stage's z in unit scale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -18,7 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.conditioning import Conditioning, Twins
+from sfumato.diffusion import prediction as predictions
+from sfumato.diffusion.bounds import learned_term
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.forward import Learned, ReverseVariance, Variance, coefficients
 from sfumato.diffusion.grids import Spacing, times
 from sfumato.diffusion.guidance import Guidance, GuidedDenoiser
 from sfumato.diffusion.guide import Estimate, Guide
@@ -33,6 +37,7 @@ from sfumato.noise import NoiseSource
 from sfumato.priors.base import Loss, Prior, Step
 from sfumato.samplers import SAMPLERS
 from sfumato.samplers.base import Sampler
+from sfumato.samplers.ddpm import DDPM
 from sfumato.samplers.known import Known
 
 NetworkConfig = UNetConfig | HourglassConfig
@@ -40,7 +45,11 @@ NetworkConfig = UNetConfig | HourglassConfig
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Everything that training fixes. `loss`: l2 as in eq. (2), or the l1 of some of the published models."""
+    """Everything that training fixes. `loss`: l2 as in eq. (2), or the l1 of some of the published models.
+
+    variance: of the reverse step, fixed by the sampler, or learned: then the network has twice the latent's channels, and the
+    loss has `bound_weight` times the bound's terms beside it, which move the variance alone.
+    """
 
     kind: ClassVar[str] = "diffusion"
     network: NetworkConfig
@@ -49,6 +58,12 @@ class DiffusionConfig:
     weighting: Weighting = Weighting.simple
     time_sampling: TimeSampling = TimeSampling.uniform
     loss: Literal["l2", "l1"] = "l2"
+    variance: Literal["fixed", "learned"] = "fixed"
+    bound_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not self.bound_weight > 0:
+            raise InputError(f"bound_weight is {self.bound_weight}: expected above 0, such as the paper's 0.001.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,23 +121,56 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         super().__init__()
         self.config = config
         self.latent = latent
-        self.denoiser = Denoiser(build_network(config.network), make_schedule(config.schedule), config.prediction)
+        self.denoiser = Denoiser(
+            build_network(config.network), make_schedule(config.schedule), config.prediction, config.variance == "learned"
+        )
 
     @property
     def network(self) -> nn.Module:
         """The denoising network."""
         return self.denoiser.network
 
+    @property
+    def variance(self) -> ReverseVariance:
+        """Of the reverse step in the bound: what was learned, else the small one."""
+        return Learned.learned if self.config.variance == "learned" else Variance.small
+
+    def estimate(self, x_t: Tensor, t: Tensor, cond: Conditioning, clip: float | None = None) -> Tensor:
+        """x_0 at x_t (B, ...), t (B,), as `diffusion.bounds` asks under `variance`; clamped to [-clip, clip]."""
+        found = self.denoiser(x_t, t, cond)
+        x_0: Tensor = found.x_0 if clip is None else found.x_0.clamp(-clip, clip)
+        return torch.cat([x_0, found.share], dim=1) if self.config.variance == "learned" else x_0
+
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
-        """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions."""
+        """Eq. (3): the squared error in the network's own output space, averaged over the batch and dimensions.
+
+        With a learned variance L_simple + bound_weight L_vlb (arXiv 2102.09672, eq. 16), see `_bound`.
+        """
         config, denoiser = self.config, self.denoiser
         t = sample_times(config.time_sampling, len(z), denoiser.schedule, rng, z.device)
         eps = torch.randn(z.shape, generator=rng, device=z.device, dtype=z.dtype)
-        output = denoiser.output(denoiser.noised(z, eps, t), t, cond).float()
+        z_t = denoiser.noised(z, eps, t)
+        output, share = denoiser.parts(denoiser.output(z_t, t, cond))
         error = output - denoiser.target(z, eps, t)
         each = (error.square() if config.loss == "l2" else error.abs()).flatten(1).mean(1)  # (B,)
         total = (each * weight(config.weighting, denoiser.schedule, config.prediction, t)).mean()
-        return Loss(total, {"loss": total.detach(), "mse": each.detach().mean()})
+        parts = {"mse": each.detach().mean()}
+        if share is not None:
+            bound = self._bound(z, z_t, t, output, share)
+            total, parts["bound"] = total + config.bound_weight * bound, bound.detach()
+        return Loss(total, {"loss": total.detach(), **parts})
+
+    def _bound(self, z: Tensor, z_t: Tensor, t: Tensor, output: Tensor, share: Tensor) -> Tensor:
+        """L_vlb = T E_t[L_{t-1}] in bits per dimension, with no gradient to the mean, (); without the last step, whose
+        variance no sampler asks for, since it adds no noise."""
+        schedule = self.denoiser.schedule
+        exact = (t.cpu() if t.device.type == "mps" else t).double()
+        noisy = (exact > 1.5 / schedule.num_steps).to(z.device)  # every step but the last
+        exact = exact.clamp(min=2 / schedule.num_steps)
+        c = coefficients(schedule, exact - 1 / schedule.num_steps, exact)
+        estimate = predictions.to_x0(self.denoiser.prediction, output.detach(), z_t.float(), *schedule(t))
+        terms = learned_term(c, z.float(), estimate, share) * noisy
+        return schedule.num_steps * terms.mean() / (z[0].numel() * math.log(2))
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: DiffusionSettings, noise: NoiseSource) -> Iterator[Step]:
         """From pure noise at t = 1, or from `settings.start`, to a clean latent; one `Step` a call of the guided denoiser."""
@@ -134,6 +182,11 @@ class DiffusionPrior(Prior[DiffusionSettings]):
             plan = settings.start.plan(plan)
             z_0 = settings.start.z_0.to(x).expand_as(x)
             x = self.denoiser.noised(z_0, x, plan[:1].to(x).expand(len(x)))
+        if _asks_variance(sampler):
+            if not self.denoiser.learns_variance:
+                raise InputError("DDPM's learned variance: this model has learned none; use the small or the large one.")
+            if known is not None or settings.guide is not None:
+                raise InputError("DDPM's learned variance goes with no known part and no guide; use the small or large one.")
         if known is not None:
             known.check(x)
             sampler = known.around(sampler)
@@ -141,9 +194,10 @@ class DiffusionPrior(Prior[DiffusionSettings]):
         total = sampler.num_calls(len(plan) - 1)
         x_t, t = next(walk)
         for index in range(total):
-            x_0 = estimate(x_t, t)
+            sent = estimate(x_t, t)
+            x_0 = sent[:, : x_t.shape[1]]  # without v
             try:
-                x_t, t = walk.send(x_0)
+                x_t, t = walk.send(sent)
             except StopIteration as stop:
                 yield Step(index, total, stop.value, x_0)
                 return
@@ -161,6 +215,9 @@ class DiffusionPrior(Prior[DiffusionSettings]):
 
         def estimate(x_t: Tensor, t: Tensor) -> Tensor:
             x_0 = guided(x_t, t)
+            if _asks_variance(settings.sampler):
+                assert guided.share is not None
+                return torch.cat([x_0, guided.share], dim=1)
             return x_0 if known is None else known.merged(x_0)
 
         def moved(x_t: Tensor, t: Tensor) -> Tensor:
@@ -169,3 +226,7 @@ class DiffusionPrior(Prior[DiffusionSettings]):
             return x_0 if known is None else known.merged(x_0)
 
         return estimate if guide is None else moved
+
+
+def _asks_variance(sampler: Sampler) -> bool:
+    return isinstance(sampler, DDPM) and isinstance(sampler.variance, Learned)

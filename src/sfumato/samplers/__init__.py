@@ -1,6 +1,6 @@
 """Samplers: from noise to x_0 by a schedule, a plan of times, a noise source and estimates of x_0."""
 
-from sfumato.diffusion.forward import Variance
+from sfumato.diffusion.forward import Learned, Variance
 from sfumato.samplers.base import Sampler, Stepper, run
 from sfumato.samplers.ddim import DDIM, Euler, EulerAncestral
 from sfumato.samplers.ddpm import DDPM
@@ -53,6 +53,7 @@ __all__ = [
     "Euler",
     "EulerAncestral",
     "Heun",
+    "Learned",
     "PLMSStart",
     "Sampler",
     "Stepper",

@@ -5,7 +5,8 @@
     alpha_ts = alpha_t / alpha_s,   sigma_ts^2 = sigma_t^2 - alpha_ts^2 sigma_s^2
 
 (the form of Kingma et al. 2021, arXiv 2107.00630, eq. 25-32). The small variance is the one above, right for data at a point;
-the large one is sigma_ts^2 (beta_t on the full grid), right for data that is N(0, 1). The step to sigma = 0 adds no noise.
+the large one is sigma_ts^2 (beta_t on the full grid), right for data that is N(0, 1). A learned one lies between them, for
+each number by its own v (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15). The step to sigma = 0 adds no noise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from sfumato.diffusion.forward import Variance
+from sfumato.diffusion.forward import Learned, ReverseVariance, Variance
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.schedule import Schedule
 from sfumato.noise import NoiseSource
@@ -25,9 +26,9 @@ from sfumato.samplers.base import Point, Stepper, clocks, points, posterior_vari
 
 @dataclass(frozen=True)
 class DDPM:
-    """Ancestral sampling with a fixed variance."""
+    """Ancestral sampling. With the learned variance it is sent [x_0, v] along the channels, (B, 2 C, ...)."""
 
-    variance: Variance = Variance.small
+    variance: ReverseVariance = Variance.small
     spacing: Spacing = Spacing.trailing
 
     def num_calls(self, num_steps: int) -> int:
@@ -37,12 +38,23 @@ class DDPM:
     def steps(self, schedule: Schedule, times: Tensor, x: Tensor, noise: NoiseSource) -> Stepper:
         """See `Sampler.steps`."""
         stops, clock = points(schedule, times), clocks(times, x)
+        if isinstance(self.variance, Learned):
+            return (yield from self._learned(stops, clock, x, noise))
         plan = [coefficients(at, to, self.variance) for at, to in pairwise(stops)]
         for t, (a, b, c) in zip(clock, plan, strict=False):
             x_0 = yield x, t
             x = a * x + b * x_0
             if c > 0:
                 x = x + c * noise(x)
+        return x
+
+    def _learned(self, stops: list[Point], clock: list[Tensor], x: Tensor, noise: NoiseSource) -> Stepper:
+        plans = ([coefficients(at, to, v) for at, to in pairwise(stops)] for v in (Variance.small, Variance.large))
+        for t, (a, b, small), (_, _, large) in zip(clock, *plans, strict=False):
+            x_0, share = (yield x, t).chunk(2, dim=1)
+            x = a * x + b * x_0
+            if small > 0:
+                x = x + small * (large / small) ** share * noise(x)
         return x
 
 

@@ -121,9 +121,9 @@ class _Run:
         noise = PictureNoise(range(first, first + len(x)))
 
         def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-            return prior.denoiser(x_t, t, Conditioning()).x_0
+            return prior.estimate(x_t, t, Conditioning())
 
-        return bound(estimate, schedule, x, noise, times=times).bits_per_dimension.cpu().double()
+        return bound(estimate, schedule, x, noise, times=times, variance=prior.variance).bits_per_dimension.cpu().double()
 
     def fitted(self, training: Tensor) -> GaussianLikelihood:
         """sigma^2 = E (x - D(z))^2 / dimensions over training pictures."""

@@ -36,10 +36,11 @@ def fit_prior(prior: PriorConfig, slot: Slots, first_stage: FirstStageConfig, si
     channels = latent_channels(first_stage)
     match prior:
         case DiffusionConfig() | RegressionConfig():
+            learned = isinstance(prior, DiffusionConfig) and prior.variance == "learned"
             network = dataclasses.replace(
                 prior.network,
                 in_channels=channels,
-                out_channels=channels,
+                out_channels=channels * (1 + learned),
                 context_dim=slot.context,
                 vector_dim=slot.vector,
                 concat_channels=slot.concat,
