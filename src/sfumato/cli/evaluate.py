@@ -317,21 +317,30 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
             "guidance": request.guidance,
             "size": [request.height, request.width],
         },
-        "sampler": sampler_settings(request.sampler, extras.eta),
+        "sampler": sampler_settings(pipeline, request, extras.eta),
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
         "asked": dict(extras.asked or {}),
     }
 
 
-def sampler_settings(name: str, eta: float | None) -> dict[str, Any]:
-    """Every setting of a named sampler, as JSON: eta and the like."""
+def sampler_settings(pipeline: Pipeline, request: Request, eta: float | None) -> dict[str, Any]:
+    """Every setting of the sampler as JSON: eta, spacing, and what of guidance a request cannot say."""
     import dataclasses
     from enum import Enum
 
-    from sfumato.samplers import SAMPLERS
+    from sfumato.priors.diffusion import DiffusionSettings
 
-    sampler: Any = SAMPLERS[name]
+    settings: Any = pipeline.settings(request)
+    if not isinstance(settings, DiffusionSettings):
+        return {} if not dataclasses.is_dataclass(settings) else dataclasses.asdict(settings)
+    sampler: Any = settings.sampler
     found = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)} | ({} if eta is None else {"eta": eta})
+    if settings.spacing is not None:
+        found["spacing"] = settings.spacing
+    if settings.guidance.interval is not None:
+        found["guidance_interval"] = list(settings.guidance.interval)
+    if settings.guidance.rescale:
+        found["guidance_rescale"] = settings.guidance.rescale
     return {key: value.value if isinstance(value, Enum) else value for key, value in found.items()}
 
 
