@@ -331,8 +331,8 @@ def sampler_settings(pipeline: Pipeline, request: Request, eta: float | None) ->
     from sfumato.priors.diffusion import DiffusionSettings
 
     settings: Any = pipeline.settings(request)
-    if not isinstance(settings, DiffusionSettings):
-        return {} if not dataclasses.is_dataclass(settings) else dataclasses.asdict(settings)
+    if not isinstance(settings, DiffusionSettings):  # of another kind of prior: plain values, such as a temperature
+        return dataclasses.asdict(settings)
     sampler: Any = settings.sampler
     found = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)} | ({} if eta is None else {"eta": eta})
     if settings.spacing is not None:
