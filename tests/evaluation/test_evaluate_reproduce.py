@@ -175,6 +175,7 @@ def test_protocols_are_frozen() -> None:
         (["--fidelity", "fidd"], "did you mean 'fid'"),
         (["--inception", "nowhere.pth"], "no such file"),
         (["--lpips", __file__], "--vgg"),
+        (["--vgg", __file__], "--vgg is for --lpips"),
         (["--reproduce", "nowhere.json"], "no such file"),
     ],
 )
@@ -265,3 +266,19 @@ def test_damaged_reports_are_refused(tmp_path: Path) -> None:
     for recorded in ({"what": 1}, {"steps": "many"}, {"steps": 10**9}, {"split": "tests"}):
         with pytest.raises(InputError):
             merged(Asked(), recorded)
+
+
+def test_samples_are_reproduced_or_found_to_be_others(
+    samples: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, others = tmp_path / "report.json", tmp_path / "others"
+    others.mkdir()
+    paint(others, "other", 14)
+    assert run(samples, "--data", folder, "--num", 12, "--out", out) == 0
+    capsys.readouterr()
+    assert run(samples, "--data", folder, "--reproduce", out) == 0
+    assert "model pixels_sha256: the same" in capsys.readouterr().out
+    assert run(others, "--data", folder, "--reproduce", out) == 1
+    printed = capsys.readouterr().out
+    assert "model pixels_sha256: DIFFERS" in printed
+    assert "data rest pixels_sha256: the same" in printed

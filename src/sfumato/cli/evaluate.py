@@ -154,6 +154,8 @@ def _fidelity(args: argparse.Namespace, asked: Asked) -> Fidelity | None:
     from sfumato.evaluation.fidelity import Fidelity, library
 
     inception, vgg = _file("inception", args.inception), _file("vgg", args.vgg)
+    if vgg is not None and args.lpips is None and "prc" not in asked.fidelity:
+        raise InputError("--vgg is for --lpips, or for prc among --fidelity; give one of them too.")
     if not asked.fidelity:
         if inception is not None:
             raise InputError("--inception is for --fidelity; give that too.")
