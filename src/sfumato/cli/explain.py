@@ -79,7 +79,7 @@ def measure(
         raise InputError(f"model: {pipeline.name} has no diffusion prior, and only that has a chain of steps to code by.")
     held = read_source(pipeline, data, split, num, seed).sets.held
     held = held.take(choose(len(held), min(num, len(held)), seed))
-    schedule, stage = model.prior.denoiser.schedule, model.first_stage
+    schedule, stage = model.prior.denoiser.schedule, model.encoder
     plan = log_plan(schedule, steps)
 
     def estimates(part: slice) -> Estimate:
