@@ -19,7 +19,7 @@ from sfumato.cli.evaluate_bits import condition
 from sfumato.cli.main import main
 from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.errors import InputError
-from sfumato.evaluation.likelihood import BitSettings, fitted_variance, measure_bits
+from sfumato.evaluation.likelihood import BitSettings, Kind, fitted_variance, measure_bits
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.generation.pipeline import Pipeline
@@ -29,6 +29,8 @@ from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.priors.normal import NormalConfig, NormalPrior
+from sfumato.recipes import families
+from sfumato.recipes.families import tiny_family
 
 PIXELS = ModelConfig(
     IdentityConfig(3),
@@ -103,6 +105,56 @@ def test_what_is_undefined_or_has_no_chain_is_refused_before_anything_runs(folde
     latent = Pipeline(tiny_models.loaded(tiny_models.text_config()), torch.device("cpu"))
     with pytest.raises(InputError, match="undefined for this model"):
         report_of(latent, folder, bits=5)
+
+
+FAMILIES = {
+    "gan": "a generator gives pictures and no density",
+    "vae": Kind.importance,
+    "vqvae": Kind.codes,
+    "vqvae2": Kind.codes,
+    "vqgan": Kind.codes,
+    "autoregressive": Kind.pixels,
+    "flow": Kind.density,
+    "ddpm": Kind.chain,
+    "ldm": "a diffusion prior over a first stage's latents",
+    "ldm-vq": "a diffusion prior over a first stage's latents",
+    "dit": "a diffusion prior over a first stage's latents",
+    "rectified": "a diffusion prior over a first stage's latents",
+}
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rows = tmp_path_factory.mktemp("larger"), []
+    for part, count in (("test", 3), ("train", 3)):
+        for i in range(count):
+            noise = np.random.default_rng(len(rows)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((16, 16)).save(root / f"{part}{i}.png")
+            rows.append({"file_name": f"{part}{i}.png", "split": part})
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_bits_or_says_why_not(name: str, larger: Path) -> None:
+    recipe = tiny_family(name)()
+    config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
+    pipeline = Pipeline(tiny_models.loaded(config), torch.device("cpu"))
+    wanted = FAMILIES[name]
+    if isinstance(wanted, str):
+        with pytest.raises(InputError, match="undefined for this model") as error:
+            report_of(pipeline, larger, bits=2)
+        assert wanted in str(error.value)
+        return
+    report = report_of(pipeline, larger, bits=2, bits_steps=3 if wanted is Kind.chain else None)
+    row = report["bits_per_code" if wanted is Kind.codes else "bits_per_dimension"]
+    assert row.count == 2
+    assert 0 < row.value < 1e4
+    assert ("bound" in row.label) == (wanted not in (Kind.codes, Kind.pixels))
+
+
+def test_the_families_are_all() -> None:
+    assert set(FAMILIES) == set(families.FAMILIES)
 
 
 def test_captions_reach_the_condition() -> None:

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 import tiny_models
+from sfumato.build import ModelConfig
 from sfumato.cli.evaluate import generator
 from sfumato.cli.main import main
+from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError
 from sfumato.evaluation import asked as module
 from sfumato.evaluation.asked import PRESETS, Asked, Preset, filled, merged
@@ -21,6 +23,7 @@ from sfumato.evaluation.report import Report, Row
 from sfumato.evaluation.reproduce import agree, compare, read_report
 from sfumato.generation.pipeline import load
 from sfumato.generation.request import Draft
+from sfumato.recipes.families import tiny_family
 
 
 def paint(folder: Path, part: str, count: int, side: int = 16) -> list[dict[str, Any]]:
@@ -282,3 +285,22 @@ def test_samples_are_reproduced_or_found_to_be_others(
     printed = capsys.readouterr().out
     assert "model pixels_sha256: DIFFERS" in printed
     assert "data rest pixels_sha256: the same" in printed
+
+
+def test_a_gan_is_measured_by_its_samples(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_family("gan")()
+    config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
+    gan, out = tiny_models.write_model(tmp_path / "gan", config), tmp_path / "report.json"
+    assert run(gan, "--data", folder, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "Reconstruction is left out: this first stage only decodes." in printed
+    report = json.loads(out.read_text("utf-8"))
+    assert not any(key.startswith("reconstruction") for key in report["results"])
+    assert report["results"]["coverage"]["count"] == 12
+    assert report["manifest"]["sampling"]["sampler"] is None
+    assert run(gan, "--data", folder, "--reproduce", out) == 0
+    capsys.readouterr()
+    assert run(gan, "--data", folder, "--reconstruction-only") == 2
+    assert "only decodes" in line_of(capsys)
+    assert run(gan, "--data", folder, "--protocol", "paper") == 2
+    assert "no diffusion model" in line_of(capsys)

@@ -311,11 +311,14 @@ def generator(pipeline: Pipeline, draft: Draft, eta: float | None = None) -> Gen
 
 def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extras: Extras) -> dict[str, Any]:
     """What the manifest says of the model, the sampling and the data."""
+    from sfumato.generation.settings import has_sampler
+
+    stepped = has_sampler(pipeline.model.prior)
     return {
         "model": {"name": pipeline.name, "weights_sha256_10": pipeline.hash},
         "sampling": {
-            "sampler": request.sampler,
-            "steps": request.steps,
+            "sampler": request.sampler if stepped else None,
+            "steps": request.steps if stepped else None,
             "guidance": request.guidance,
             "size": [request.height, request.width],
         },

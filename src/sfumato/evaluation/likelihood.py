@@ -35,6 +35,7 @@ from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityFirstStage
 from sfumato.first_stages.kl import KLFirstStage
 from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq2 import VQ2FirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.latent import Codes
 from sfumato.metrics.dequantization import LEVELS, bits_per_dimension, dequantize
@@ -43,6 +44,7 @@ from sfumato.priors.autoregressive import AutoregressivePrior
 from sfumato.priors.base import Density, Prior
 from sfumato.priors.diffusion import DiffusionPrior
 from sfumato.priors.flow import FlowPrior
+from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior
 
 Conditions = Callable[[slice], Conditioning]
@@ -102,7 +104,7 @@ def kind_of(first_stage: Decoder, prior: Prior[Any]) -> Kind:
             return Kind.chain
         case KLFirstStage(), FlowPrior() | NormalPrior():
             return Kind.importance
-        case VQFirstStage(), AutoregressivePrior():
+        case VQFirstStage() | VQ2FirstStage(), AutoregressivePrior() | HierarchicalPrior():
             return Kind.codes
         case _, DiffusionPrior():
             raise _undefined(
@@ -176,7 +178,7 @@ def _part(
             log_prob = cast(Density, prior).log_prob(pixels.to(device).long(), cond)
             return bits_per_dimension(log_prob, size, bin_width=1)
         case Kind.codes:
-            assert isinstance(first_stage, VQFirstStage)
+            assert isinstance(first_stage, FirstStage)
             codes = first_stage.codes().encode(x)
             return bits_per_dimension(cast(Density, prior).log_prob(codes, cond), codes[0].numel(), bin_width=1)
         case Kind.density:
