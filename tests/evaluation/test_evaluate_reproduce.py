@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 import tiny_models
 from sfumato.build import ModelConfig
@@ -63,6 +65,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*argv: object) -> int:
     return main(["evaluate", *map(str, argv), "--device", "cpu"])
+
+
+def vgg_sequential() -> nn.Sequential:
+    """Convolutions where torchvision's `vgg16().features` has them."""
+    places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
+    places |= {17: (256, 512)} | dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
+    return nn.Sequential(*[nn.Conv2d(*places[i], 3) if i in places else nn.Identity() for i in range(29)])
 
 
 def line_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -304,3 +313,19 @@ def test_a_gan_is_measured_by_its_samples(folder: Path, tmp_path: Path, capsys: 
     assert "only decodes" in line_of(capsys)
     assert run(gan, "--data", folder, "--protocol", "paper") == 2
     assert "no diffusion model" in line_of(capsys)
+
+
+def test_lpips_by_its_files(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random weights laid out as published; the formula itself is `test_vgg`'s."""
+    vgg, heads, out = tmp_path / "vgg16.safetensors", tmp_path / "heads.pth", tmp_path / "report.json"
+    weights = {f"features.{name}": p for name, p in vgg_sequential().state_dict().items()}
+    save_file({name: torch.rand_like(p) * 0.02 for name, p in weights.items()}, vgg)
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}, heads)
+    argv = [model, "--data", folder, "--vgg", vgg, "--lpips", heads]
+    assert run(*argv, "--reconstruction-only", "--out", out) == 0
+    report = json.loads(out.read_text("utf-8"))
+    assert report["results"]["reconstruction/lpips"]["value"] > 0
+    assert set(report["manifest"]["lpips"]) == {"heads_sha256", "vgg16_sha256"}
+    capsys.readouterr()
+    assert run(*argv, "--reproduce", out) == 0
+    assert "lpips heads_sha256: the same" in capsys.readouterr().out

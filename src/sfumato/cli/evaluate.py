@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"data: no such folder {args.data!r}; give a folder of pictures or a tar shard.")
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
-    extras = Extras(asked.eta, preset_of(asked), _fidelity(args, asked), _lpips(args), asked.bits, asked.bits_steps, recorded)
+    fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
+    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, asked.bits, asked.bits_steps, recorded)
     with progress_bar(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
@@ -164,15 +165,17 @@ def _fidelity(args: argparse.Namespace, asked: Asked) -> Fidelity | None:
     return Fidelity(asked.fidelity, inception, vgg)
 
 
-def _lpips(args: argparse.Namespace) -> PerceptualLoss | None:
+def _lpips(args: argparse.Namespace) -> tuple[PerceptualLoss | None, dict[str, str]]:
+    """LPIPS, and the hashes of its files."""
     if args.lpips is None:
-        return None
+        return None, {}
     heads, vgg = _file("lpips", args.lpips), _file("vgg", args.vgg)
     if vgg is None or heads is None:
         raise InputError("--lpips has the linear heads; give VGG16's weights too, with --vgg.")
+    from sfumato.io.files import sha256
     from sfumato.losses.perceptual import PerceptualLoss
 
-    return PerceptualLoss.lpips(vgg, heads)
+    return PerceptualLoss.lpips(vgg, heads), {"heads_sha256": sha256(heads), "vgg16_sha256": sha256(vgg)}
 
 
 def default_cache() -> Path:
@@ -188,6 +191,7 @@ class Extras:
     preset: Preset | None = None
     fidelity: Fidelity | None = None
     lpips: PerceptualLoss | None = None
+    lpips_hashes: Mapping[str, str] = field(default_factory=dict)
     bits: int | None = None
     bits_steps: int | None = None
     asked: Mapping[str, Any] | None = None
@@ -325,6 +329,7 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
         "sampler": sampler_settings(pipeline, request, extras.eta),
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
         "asked": dict(extras.asked or {}),
+        **({"lpips": dict(extras.lpips_hashes)} if extras.lpips_hashes else {}),
     }
 
 
