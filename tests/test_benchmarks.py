@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -316,3 +317,17 @@ def test_training_speed_counts_the_losses_and_not_the_optimizer(monkeypatch):
         task = module.prior_task(config, torch.device("cpu"))
         counts.append(module.measure(task, config.prior.train, torch.device("cpu"), 0.0, False)["gflop_per_image"])
     assert counts[0] == counts[1] > 0
+
+
+def test_distortions(tmp_path):
+    """Small noise has no order to keep, which is exit code 1; the numbers are there all the same."""
+    folder, out = write_folder(tmp_path / "data", 24, kind="none"), tmp_path / "out.json"
+    rows = [{"file_name": path.name, "split": ("test", "train")[i % 2]} for i, path in enumerate(sorted(folder.glob("*.png")))]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with contextlib.suppress(SystemExit):
+        script("distortions").main(["--data", str(folder), "--size=16", "--num=12", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["num"] == 12
+    assert [one["distortion"] for one in found["rankings"]] == ["blur", "noise", "JPEG", "mosaic"]
+    assert all(len(one["fd"]) == len(one["kd"]) == 5 for one in found["rankings"])
+    assert len({one["fd"][0] for one in found["rankings"]}) == 1

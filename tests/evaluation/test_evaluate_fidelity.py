@@ -1,6 +1,6 @@
 """The standard scores behind their adapter, with a stand-in for torch-fidelity: its names and its formulas, small networks.
 
-The stand-in's formulas are SciPy's; `benchmarks/fidelity.py` runs the real one.
+The stand-in's formulas are SciPy's; docs/evaluation.md has the command for the real one.
 """
 
 from __future__ import annotations

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 import tiny_models
+from sfumato.build import ModelConfig
 from sfumato.cli.evaluate import generator
 from sfumato.cli.main import main
+from sfumato.conditioners.none import NoneConfig
 from sfumato.errors import InputError
 from sfumato.evaluation import asked as module
 from sfumato.evaluation.asked import PRESETS, Asked, Preset, filled, merged
@@ -21,6 +25,7 @@ from sfumato.evaluation.report import Report, Row
 from sfumato.evaluation.reproduce import agree, compare, read_report
 from sfumato.generation.pipeline import load
 from sfumato.generation.request import Draft
+from sfumato.recipes.families import tiny_family
 
 
 def paint(folder: Path, part: str, count: int, side: int = 16) -> list[dict[str, Any]]:
@@ -60,6 +65,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*argv: object) -> int:
     return main(["evaluate", *map(str, argv), "--device", "cpu"])
+
+
+def vgg_sequential() -> nn.Sequential:
+    """Convolutions where torchvision's `vgg16().features` has them."""
+    places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
+    places |= {17: (256, 512)} | dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
+    return nn.Sequential(*[nn.Conv2d(*places[i], 3) if i in places else nn.Identity() for i in range(29)])
 
 
 def line_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -175,6 +187,7 @@ def test_protocols_are_frozen() -> None:
         (["--fidelity", "fidd"], "did you mean 'fid'"),
         (["--inception", "nowhere.pth"], "no such file"),
         (["--lpips", __file__], "--vgg"),
+        (["--vgg", __file__], "--vgg is for --lpips"),
         (["--reproduce", "nowhere.json"], "no such file"),
     ],
 )
@@ -265,3 +278,54 @@ def test_damaged_reports_are_refused(tmp_path: Path) -> None:
     for recorded in ({"what": 1}, {"steps": "many"}, {"steps": 10**9}, {"split": "tests"}):
         with pytest.raises(InputError):
             merged(Asked(), recorded)
+
+
+def test_samples_are_reproduced_or_found_to_be_others(
+    samples: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, others = tmp_path / "report.json", tmp_path / "others"
+    others.mkdir()
+    paint(others, "other", 14)
+    assert run(samples, "--data", folder, "--num", 12, "--out", out) == 0
+    capsys.readouterr()
+    assert run(samples, "--data", folder, "--reproduce", out) == 0
+    assert "model pixels_sha256: the same" in capsys.readouterr().out
+    assert run(others, "--data", folder, "--reproduce", out) == 1
+    printed = capsys.readouterr().out
+    assert "model pixels_sha256: DIFFERS" in printed
+    assert "data rest pixels_sha256: the same" in printed
+
+
+def test_a_gan_is_measured_by_its_samples(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tiny_family("gan")()
+    config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
+    gan, out = tiny_models.write_model(tmp_path / "gan", config), tmp_path / "report.json"
+    assert run(gan, "--data", folder, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "Reconstruction is left out: this first stage only decodes." in printed
+    report = json.loads(out.read_text("utf-8"))
+    assert not any(key.startswith("reconstruction") for key in report["results"])
+    assert report["results"]["coverage"]["count"] == 12
+    assert report["manifest"]["sampling"]["sampler"] is None
+    assert run(gan, "--data", folder, "--reproduce", out) == 0
+    capsys.readouterr()
+    assert run(gan, "--data", folder, "--reconstruction-only") == 2
+    assert "only decodes" in line_of(capsys)
+    assert run(gan, "--data", folder, "--protocol", "paper") == 2
+    assert "no diffusion model" in line_of(capsys)
+
+
+def test_lpips_by_its_files(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random weights laid out as published; the formula itself is `test_vgg`'s."""
+    vgg, heads, out = tmp_path / "vgg16.safetensors", tmp_path / "heads.pth", tmp_path / "report.json"
+    weights = {f"features.{name}": p for name, p in vgg_sequential().state_dict().items()}
+    save_file({name: torch.rand_like(p) * 0.02 for name, p in weights.items()}, vgg)
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}, heads)
+    argv = [model, "--data", folder, "--vgg", vgg, "--lpips", heads]
+    assert run(*argv, "--reconstruction-only", "--out", out) == 0
+    report = json.loads(out.read_text("utf-8"))
+    assert report["results"]["reconstruction/lpips"]["value"] > 0
+    assert set(report["manifest"]["lpips"]) == {"heads_sha256", "vgg16_sha256"}
+    capsys.readouterr()
+    assert run(*argv, "--reproduce", out) == 0
+    assert "lpips heads_sha256: the same" in capsys.readouterr().out

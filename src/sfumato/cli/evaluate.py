@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"data: no such folder {args.data!r}; give a folder of pictures or a tar shard.")
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
-    extras = Extras(asked.eta, preset_of(asked), _fidelity(args, asked), _lpips(args), asked.bits, asked.bits_steps, recorded)
+    fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
+    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, asked.bits, asked.bits_steps, recorded)
     with progress_bar(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
@@ -154,6 +155,8 @@ def _fidelity(args: argparse.Namespace, asked: Asked) -> Fidelity | None:
     from sfumato.evaluation.fidelity import Fidelity, library
 
     inception, vgg = _file("inception", args.inception), _file("vgg", args.vgg)
+    if vgg is not None and args.lpips is None and "prc" not in asked.fidelity:
+        raise InputError("--vgg is for --lpips, or for prc among --fidelity; give one of them too.")
     if not asked.fidelity:
         if inception is not None:
             raise InputError("--inception is for --fidelity; give that too.")
@@ -162,15 +165,17 @@ def _fidelity(args: argparse.Namespace, asked: Asked) -> Fidelity | None:
     return Fidelity(asked.fidelity, inception, vgg)
 
 
-def _lpips(args: argparse.Namespace) -> PerceptualLoss | None:
+def _lpips(args: argparse.Namespace) -> tuple[PerceptualLoss | None, dict[str, str]]:
+    """LPIPS, and the hashes of its files."""
     if args.lpips is None:
-        return None
+        return None, {}
     heads, vgg = _file("lpips", args.lpips), _file("vgg", args.vgg)
     if vgg is None or heads is None:
         raise InputError("--lpips has the linear heads; give VGG16's weights too, with --vgg.")
+    from sfumato.io.files import sha256
     from sfumato.losses.perceptual import PerceptualLoss
 
-    return PerceptualLoss.lpips(vgg, heads)
+    return PerceptualLoss.lpips(vgg, heads), {"heads_sha256": sha256(heads), "vgg16_sha256": sha256(vgg)}
 
 
 def default_cache() -> Path:
@@ -186,6 +191,7 @@ class Extras:
     preset: Preset | None = None
     fidelity: Fidelity | None = None
     lpips: PerceptualLoss | None = None
+    lpips_hashes: Mapping[str, str] = field(default_factory=dict)
     bits: int | None = None
     bits_steps: int | None = None
     asked: Mapping[str, Any] | None = None
@@ -309,29 +315,42 @@ def generator(pipeline: Pipeline, draft: Draft, eta: float | None = None) -> Gen
 
 def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extras: Extras) -> dict[str, Any]:
     """What the manifest says of the model, the sampling and the data."""
+    from sfumato.generation.settings import has_sampler
+
+    stepped = has_sampler(pipeline.model.prior)
     return {
         "model": {"name": pipeline.name, "weights_sha256_10": pipeline.hash},
         "sampling": {
-            "sampler": request.sampler,
-            "steps": request.steps,
+            "sampler": request.sampler if stepped else None,
+            "steps": request.steps if stepped else None,
             "guidance": request.guidance,
             "size": [request.height, request.width],
         },
-        "sampler": sampler_settings(request.sampler, extras.eta),
+        "sampler": sampler_settings(pipeline, request, extras.eta),
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
         "asked": dict(extras.asked or {}),
+        **({"lpips": dict(extras.lpips_hashes)} if extras.lpips_hashes else {}),
     }
 
 
-def sampler_settings(name: str, eta: float | None) -> dict[str, Any]:
-    """Every setting of a named sampler, as JSON: eta and the like."""
+def sampler_settings(pipeline: Pipeline, request: Request, eta: float | None) -> dict[str, Any]:
+    """Every setting of the sampler as JSON: eta, spacing, and what of guidance a request cannot say."""
     import dataclasses
     from enum import Enum
 
-    from sfumato.samplers import SAMPLERS
+    from sfumato.priors.diffusion import DiffusionSettings
 
-    sampler: Any = SAMPLERS[name]
+    settings: Any = pipeline.settings(request)
+    if not isinstance(settings, DiffusionSettings):  # of another kind of prior: plain values, such as a temperature
+        return dataclasses.asdict(settings)
+    sampler: Any = settings.sampler
     found = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)} | ({} if eta is None else {"eta": eta})
+    if settings.spacing is not None:
+        found["spacing"] = settings.spacing
+    if settings.guidance.interval is not None:
+        found["guidance_interval"] = list(settings.guidance.interval)
+    if settings.guidance.rescale:
+        found["guidance_rescale"] = settings.guidance.rescale
     return {key: value.value if isinstance(value, Enum) else value for key, value in found.items()}
 
 

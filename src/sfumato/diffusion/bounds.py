@@ -7,7 +7,9 @@
     p(x_0 | x_t) = prod_i  integral of N(x; mu_i, variance) from x_0i - 1/255 to x_0i + 1/255,
 
 open to -infinity at x_0i = -1 and to infinity at 1, with mu the estimate of x_0. The small variance of the last step is 0, so
-the decoder's is that of the step before it, with either variance, as in that paper's code, unless another is given.
+that the full chain's decoder has that of the step before it, with either variance, as in that paper's code. Other plans may
+have far shorter steps before their last, and that variance is then too small by as much: theirs is sigma_t^2 / alpha_t^2 at the
+last t, that of p(x_0 | x_t) proportional to q(x_t | x_0) (Kingma et al. 2021, arXiv 2107.00630, section 3.3).
 
 With the small variance L_{t-1} = 1/2 (SNR_s - SNR_t) ||x_0 - x_0_hat||^2, whose sum over ever finer plans is
 
@@ -151,10 +153,17 @@ def terms(
         if s > 0:
             yield Term(float(t), float(s), x_0_hat, step_term(schedule, x_0, x_0_hat, s[None], t[None], variance, share))
         elif eight_bit:
-            spread = decoder_variance or float(coefficients(schedule, t[None], plan[-3:-2]).posterior)
+            spread = decoder_variance or last_variance(schedule, plan)
             yield Term(float(t), 0.0, x_0_hat, -eight_bit_log_prob(x_0, x_0_hat, spread))
         else:
             yield Term(float(t), 0.0, x_0_hat, None)
+
+
+def last_variance(schedule: Schedule, plan: Tensor) -> float:
+    """Of the decoder in L_0, where none is given: of the full chain that of the step before it, else sigma^2 / alpha^2."""
+    if len(plan) == schedule.num_steps + 1 and torch.equal(plan, every_step(schedule)):
+        return float(coefficients(schedule, plan[-2:-1], plan[-3:-2]).posterior)
+    return float(schedule.sigma_ratio(plan[-2]).square())
 
 
 def prior_term(schedule: Schedule, x_0: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from sfumato.conditioning import Conditioning
 from sfumato.diffusion.bounds import bound, eight_bit_log_prob
-from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import InputError
 from sfumato.evaluation.data import batches
 from sfumato.evaluation.importance import importance_bound
@@ -191,28 +190,13 @@ def _part(
             def estimate(x_t: Tensor, t: Tensor) -> Tensor:
                 return prior.estimate(x_t, t, cond, clip=1.0)
 
-            noise, spread = PictureNoise(seeds), decoder_variance(denoiser.schedule, settings.times)
-            found = bound(
-                estimate,
-                denoiser.schedule,
-                x,
-                noise,
-                times=settings.times,
-                variance=prior.variance,
-                decoder_variance=spread,
-            )
+            noise, times = PictureNoise(seeds), settings.times
+            found = bound(estimate, denoiser.schedule, x, noise, times=times, variance=prior.variance)
             return found.bits_per_dimension
         case Kind.importance:
             assert isinstance(first_stage, FirstStage)
             assert settings.variance is not None
             return _importance(first_stage, cast(Density, prior), x, cond, settings, settings.variance, start)
-
-
-def decoder_variance(schedule: Schedule, times: Tensor | None) -> float | None:
-    """Of L_0. The full chain's is None, the variance of the step before as in Ho, Jain & Abbeel 2020. Another plan's steps may
-    be far shorter, and that variance too small by as much: there p(x_0 | x_t) is proportional to q(x_t | x_0), rounded, of
-    variance sigma_t^2 / alpha_t^2 (Kingma et al. 2021, arXiv 2107.00630, section 3.3)."""
-    return None if times is None else float(schedule.sigma_ratio(times[-2:-1].double()).square())
 
 
 def _importance(

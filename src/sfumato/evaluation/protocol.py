@@ -63,6 +63,8 @@ def evaluate(
     `about` (model, sampler, steps, ...) goes into the manifest. bits: likelihood of held-out pictures. fidelity: the standard
     scores, against `sets.rest`. Raises `InputError` where these are not to be had.
     """
+    if generate is None and not isinstance(first_stage, FirstStage):
+        raise InputError("reconstruction: this model's first stage only decodes; there is nothing to measure without samples.")
     run = Run(sets, settings, device, ReferenceCache(cache), progress or (lambda what, done, total: None))
     if fidelity is not None:
         _check_standard(fidelity, run, generate is not None, isinstance(first_stage, FirstStage))

@@ -23,6 +23,8 @@ FACTS = (
     ("model", "pixels_sha256"),
     ("extractor", "sha256"),
     ("extractor", "resize"),
+    ("lpips", "heads_sha256"),
+    ("lpips", "vgg16_sha256"),
     ("fidelity", "inception", "sha256"),
     ("fidelity", "vgg", "sha256"),
     ("data", "held", "pixels_sha256"),

@@ -1,0 +1,166 @@
+"""`sfumato evaluate --bits`: a pixel model by the command, a VAE by hand, captions that reach the prior."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny_models
+from sfumato.build import ModelConfig
+from sfumato.cli.evaluate import Extras, measure
+from sfumato.cli.evaluate_bits import condition
+from sfumato.cli.main import main
+from sfumato.conditioners.none import NoneConfig, Unconditional
+from sfumato.errors import InputError
+from sfumato.evaluation.likelihood import BitSettings, Kind, fitted_variance, measure_bits
+from sfumato.first_stages.identity import IdentityConfig
+from sfumato.first_stages.kl import KLConfig, KLFirstStage
+from sfumato.generation.pipeline import Pipeline
+from sfumato.generation.request import Draft
+from sfumato.model import LatentModel
+from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
+from sfumato.priors.normal import NormalConfig, NormalPrior
+from sfumato.recipes import families
+from sfumato.recipes.families import tiny_family
+
+PIXELS = ModelConfig(
+    IdentityConfig(3),
+    DiffusionConfig(UNetConfig(3, 3, channels=32, multipliers=(1,), num_res_blocks=1, attention_factors=())),
+    NoneConfig(),
+    (8, 8),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rows = tmp_path_factory.mktemp("data"), []
+    for part, count in (("test", 5), ("train", 6)):
+        for i in range(count):
+            noise = np.random.default_rng(len(rows)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(root / f"{part}{i}.png")
+            rows.append({"file_name": f"{part}{i}.png", "split": part, "text": f"a {part} {i}"})
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def test_a_pixel_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = tiny_models.write_model(tmp_path / "pixels", PIXELS), tmp_path / "report.json"
+    argv = ["evaluate", str(model), "--data", str(folder), "--device", "cpu", "--cache", str(tmp_path / "cache")]
+    given = ["--reconstruction-only", "--bits", "3", "--bits-steps", "4", "--seed", "2"]
+    assert main([*argv, *given, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| bits per dimension (bound) ↓ |" in printed
+    assert "chain of 4 steps" in printed
+    row = json.loads(out.read_text("utf-8"))["results"]["bits_per_dimension"]
+    assert row["count"] == 3
+    assert row["value"] > 8  # a random network on noise of 8 bits
+    assert main([*argv, "--reproduce", str(out)]) == 0
+    assert "bits_per_dimension: " in capsys.readouterr().out
+    assert main([*argv, "--reconstruction-only", "--bits", "0"]) == 2
+    assert "bits" in capsys.readouterr().err
+
+
+def vae() -> Pipeline:
+    torch.manual_seed(0)
+    network = AutoencoderConfig(channels=32, multipliers=(1, 1), num_res_blocks=1, mid_attention=False, latent_channels=4)
+    stage = KLFirstStage(KLConfig(network)).eval()
+    model = LatentModel(stage, NormalPrior(NormalConfig(), stage.latent), Unconditional(NoneConfig()), (8, 8))
+    return Pipeline(dataclasses.replace(tiny_models.loaded(PIXELS), model=model, name="vae"), torch.device("cpu"))
+
+
+def report_of(pipeline: Pipeline, folder: Path, **extras: Any) -> Any:
+    draft = Draft(prompts=("",), seed=0)
+    return measure(pipeline, folder, draft, None, None, None, None, False, Extras(**extras))
+
+
+def test_a_vae_is_measured_with_the_variance_of_training_pictures(folder: Path) -> None:
+    pipeline = vae()
+    report = report_of(pipeline, folder, bits=5)
+    row = report["bits_per_dimension"]
+    assert row.count == 5
+    assert "importance-weighted bound of 16 draws" in " ".join(report.notes)
+    train, test = (
+        torch.stack([torch.from_numpy(np.array(Image.open(folder / f"{part}{i}.png"))).permute(2, 0, 1) for i in range(n)])
+        for part, n in (("train", 6), ("test", 5))
+    )
+    stage, prior = pipeline.model.first_stage, pipeline.model.prior
+    # 5 of the 6 training pictures are taken; which ones moves the variance of noise pictures little
+    settings = BitSettings(variance=fitted_variance(stage, train))
+    wanted = measure_bits(stage, prior, test, lambda part: condition(pipeline, [""] * len(test[part])), settings)
+    assert row.value == pytest.approx(float(wanted.values.mean()), rel=0.01)
+
+
+def test_what_is_undefined_or_has_no_chain_is_refused_before_anything_runs(folder: Path) -> None:
+    with pytest.raises(InputError, match="--bits-steps is for a diffusion chain, and these bits are a bound, importance"):
+        report_of(vae(), folder, bits=5, bits_steps=9)
+    latent = Pipeline(tiny_models.loaded(tiny_models.text_config()), torch.device("cpu"))
+    with pytest.raises(InputError, match="undefined for this model"):
+        report_of(latent, folder, bits=5)
+
+
+FAMILIES = {
+    "gan": "a generator gives pictures and no density",
+    "vae": Kind.importance,
+    "vqvae": Kind.codes,
+    "vqvae2": Kind.codes,
+    "vqgan": Kind.codes,
+    "autoregressive": Kind.pixels,
+    "flow": Kind.density,
+    "ddpm": Kind.chain,
+    "ldm": "a diffusion prior over a first stage's latents",
+    "ldm-vq": "a diffusion prior over a first stage's latents",
+    "dit": "a diffusion prior over a first stage's latents",
+    "rectified": "a diffusion prior over a first stage's latents",
+}
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rows = tmp_path_factory.mktemp("larger"), []
+    for part, count in (("test", 3), ("train", 3)):
+        for i in range(count):
+            noise = np.random.default_rng(len(rows)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((16, 16)).save(root / f"{part}{i}.png")
+            rows.append({"file_name": f"{part}{i}.png", "split": part})
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_bits_or_says_why_not(name: str, larger: Path) -> None:
+    recipe = tiny_family(name)()
+    config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
+    pipeline = Pipeline(tiny_models.loaded(config), torch.device("cpu"))
+    wanted = FAMILIES[name]
+    if isinstance(wanted, str):
+        with pytest.raises(InputError, match="undefined for this model") as error:
+            report_of(pipeline, larger, bits=2)
+        assert wanted in str(error.value)
+        return
+    report = report_of(pipeline, larger, bits=2, bits_steps=3 if wanted is Kind.chain else None)
+    row = report["bits_per_code" if wanted is Kind.codes else "bits_per_dimension"]
+    assert row.count == 2
+    assert 0 < row.value < 1e4
+    assert ("bound" in row.label) == (wanted not in (Kind.codes, Kind.pixels))
+
+
+def test_the_families_are_all() -> None:
+    assert set(FAMILIES) == set(families.FAMILIES)
+
+
+def test_captions_reach_the_condition() -> None:
+    pipeline = Pipeline(tiny_models.loaded(tiny_models.text_config()), torch.device("cpu"))
+    two = condition(pipeline, ["a red cat", "a blue dragon"])
+    assert two.context is not None
+    assert len(two.context) == 2
+    torch.testing.assert_close(two.context[1:], condition(pipeline, ["a blue dragon"]).context, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(two.context[0], two.context[1])
