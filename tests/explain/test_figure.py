@@ -55,6 +55,13 @@ def test_the_svg_holds_its_pictures_and_words():
     assert inside.convert("RGB").getpixel((1, 1)) == (255, 255, 255)  # transparent is white
 
 
+@pytest.mark.parametrize(("side", "smooth", "kept"), [(500, True, 20), (8, True, 8), (500, False, 500)])
+def test_the_svg_holds_no_more_than_a_screen_shows(side, smooth, kept):
+    figure = Figure(10, 10, pictures=[Picture(0, 0, 10, 10, Image.new("RGB", (side, side)), smooth)])
+    (data,) = re.findall(r"base64,([^\"]+)", figure.svg())
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (kept, kept)
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png", "webp"])
 def test_figures_are_files(suffix, tmp_path):
     path = tmp_path / f"figure.{suffix}"

@@ -100,7 +100,7 @@ class Figure:
             parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="{_n(line.width)}"/>')
         for p in self.pictures:
             buffer = io.BytesIO()
-            on_white(p.image).save(buffer, "PNG", optimize=True)
+            _fitting(p).save(buffer, "PNG", optimize=True)
             data = base64.b64encode(buffer.getvalue()).decode()
             how = "" if p.smooth else ' style="image-rendering:pixelated"'
             parts.append(f'<image {_placed(p)} preserveAspectRatio="none"{how} href="data:image/png;base64,{data}"/>')
@@ -150,6 +150,12 @@ def printable(words: str) -> str:
 def cut(words: str, longest: int) -> str:
     """Words of at most `longest` characters, with an ellipsis where something is lost."""
     return words if len(words) <= longest else words[: longest - 1] + "…"
+
+
+def _fitting(picture: Picture) -> Image.Image:
+    """Its image on white, with no more pixels than a sharp screen shows."""
+    image, most = on_white(picture.image), (round(picture.width * SCALE), round(picture.height * SCALE))
+    return image.resize(most, Image.Resampling.LANCZOS) if picture.smooth and image.width > most[0] else image
 
 
 def _write(canvas: Image.Image, text: Text, scale: float) -> None:
