@@ -1,4 +1,7 @@
-"""`sfumato explain rate-distortion MODEL --data DIR`: analyses that say why a model does what it does, one figure each."""
+"""`sfumato explain ANALYSIS MODEL`: analyses that say why a model does what it does, one figure each.
+
+Rate and distortion is here; the others are in `sfumato.cli.analyses`, one file each.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.cli.analyses import attention, denoise, forward, histogram, interpolate, loss, traverse
 from sfumato.errors import InputError, unknown
 from sfumato.generation.limits import LIMITS, number_from_text, whole
 from sfumato.generation.output import checked_file, checked_path
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
     from sfumato.explain.stream_curve import Streamed
     from sfumato.generation.pipeline import Pipeline
 
-HELP = "Analyses of a model, one figure each: rate and distortion of progressive coding."
+HELP = "Analyses of a model, one figure each: rate and distortion, noise, steps, losses, latents, attention."
+ANALYSES = {one.NAME: one for one in (forward, denoise, loss, interpolate, traverse, histogram, attention)}
 FORMATS = {".svg": "SVG", ".json": "JSON"}
 NUM, STEPS = 64, 100
 
@@ -40,9 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--out", metavar="FILE", help="the figure as .svg or its numbers as .json (default: numbers on the screen)")
     add("--overwrite", action="store_true", help="replace an existing file")
+    for name, one in ANALYSES.items():
+        one.add_arguments(analyses.add_parser(name, help=one.HELP))
 
 
 def run(args: argparse.Namespace) -> int:
+    """The analysis that was asked for."""
+    return ANALYSES[args.analysis].run(args) if args.analysis in ANALYSES else rate_distortion(args)
+
+
+def rate_distortion(args: argparse.Namespace) -> int:
     """Check everything first, then load, measure, print or write."""
     from sfumato.cli.evaluate import SPLITS
 

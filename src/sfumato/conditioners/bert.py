@@ -104,6 +104,12 @@ class BertText(Conditioner[str, Tensor]):
         room = self.config.length - 2
         return sum(bool(tokens.tail(text, self.characters)) or len(self._encode(text)) > room for text in inputs)
 
+    def tokenized(self, text: str) -> tokens.Tokenized:
+        """Which characters of the text each of its tokens stands for."""
+        text = tokens.clean(text, self.characters)
+        spans = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        return tokens.Tokenized(text, tuple(spans[: self.config.length - 2]), self.config.length)
+
     def null(self, count: int) -> Tensor:
         """(count, length) int64: the empty prompt."""
         return self.prepare([""]).expand(count, -1)

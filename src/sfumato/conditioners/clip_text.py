@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sfumato.conditioners import clip_tokens
 from sfumato.conditioners.base import Conditioner
+from sfumato.conditioners.tokens import Tokenized
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 from sfumato.networks.clip import ClipText, ClipTextConfig
@@ -93,6 +94,12 @@ class ClipTexts(Conditioner[str, Tensor]):
     def count_truncated(self, inputs: Sequence[str]) -> int:
         """How many of the texts lose their end in `prepare`."""
         return sum(clip_tokens.is_truncated(text, self.config.towers[0].length, repair=True) for text in inputs)
+
+    def tokenized(self, text: str) -> Tokenized:
+        """Which characters of the cleaned text each of its tokens stands for. Raises `InputError` for a pooled context."""
+        if self.config.context == "pooled":
+            raise InputError("this model is told one vector of the whole prompt: its words have no tokens to attend to.")
+        return clip_tokens.tokenized(text, self.config.towers[0].length, repair=True)
 
     def null(self, count: int) -> Tensor:
         """(count, towers, length) int64: the empty prompt, or -1, which `forward` turns into zeros."""

@@ -89,6 +89,14 @@ def encode(text: str, repair: bool = False) -> list[int]:
     return clip_tokenizer().encode(tokens.clean(text, CHARACTERS), add_special_tokens=False).ids
 
 
+def tokenized(text: str, length: int = LENGTH, repair: bool = False) -> tokens.Tokenized:
+    """Which characters of the text, as it is cleaned, each of its tokens stands for; arguments as of `encode_padded`."""
+    text = repaired(text[:CHARACTERS]) if repair else text
+    text = tokens.clean(text, CHARACTERS)
+    spans = clip_tokenizer().encode(text, add_special_tokens=False).offsets
+    return tokens.Tokenized(text, tuple(spans[: length - 2]), length)
+
+
 def encode_padded(texts: Sequence[str], pad: int, length: int = LENGTH, repair: bool = False) -> Tensor:
     """B texts -> (B, length) int64: begin, at most length - 2 tokens, end, then `pad`.
 

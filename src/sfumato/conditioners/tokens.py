@@ -7,6 +7,7 @@ al. 2019 (GPT-2). Text is cleaned before (`clean`), normalised to NFC and lower 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -17,6 +18,18 @@ SPECIAL = (PAD, BOS, EOS)
 SMALLEST_VOCABULARY = 256 + len(SPECIAL)
 CHARACTERS_PER_TOKEN = 64
 """A prompt is cut to this many characters for each token that fits, before anything else: work is bounded for any prompt."""
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A text as a tokenizer reads it, and the characters [start, end) of it that each kept token stands for.
+
+    length: tokens of the context, of which the first marks the beginning, then come these, and then the end and padding.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    length: int
 
 
 def clean(text: str, limit: int) -> str:

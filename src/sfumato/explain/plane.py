@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from sfumato.explain.axes import tick_step
 from sfumato.explain.rate_distortion import Curve, Point
 
 WIDTH, HEIGHT = 640, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 40, 56
 INK, LINE, MARK = "#222", "#1f5fa8", "#c4422b"
-MOST_TICKS = 6
 
 
 def plane(curves: Sequence[tuple[str, Curve]], points: Sequence[Point], title: str) -> str:
@@ -19,7 +19,7 @@ def plane(curves: Sequence[tuple[str, Curve]], points: Sequence[Point], title: s
     across = [float(r) for _, one in curves for r in one.rate] + [point.rate for point in points]
     across += [one.lossless for _, one in curves if one.lossless is not None]
     up = [float(e) for _, one in curves for e in one.rmse] + [point.rmse for point in points]
-    x_step, y_step = _step(max(across, default=0.0)), _step(max(up, default=0.0))
+    x_step, y_step = tick_step(max(across, default=0.0)), tick_step(max(up, default=0.0))
     x_max, y_max = (max(1, math.ceil(max(v, default=0.0) / s)) * s for v, s in ((across, x_step), (up, y_step)))
 
     def place(rate: float, rmse: float) -> tuple[float, float]:
@@ -57,14 +57,6 @@ def _axes(x_max: float, x_step: float, y_max: float, y_step: float) -> list[str]
     middle = (TOP + floor) / 2
     turned = f'transform="rotate(-90 18 {middle})"'
     return [*parts, _text(18, middle, "distortion: RMSE on 0 ... 255", "middle", 13, INK, turned)]
-
-
-def _step(largest: float) -> float:
-    """1, 2 or 5 times a power of ten, of which at most `MOST_TICKS` reach `largest`."""
-    if largest <= 0 or not math.isfinite(largest):
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(largest / MOST_TICKS))
-    return next(power * m for m in (1, 2, 5, 10) if power * m * MOST_TICKS >= largest)
 
 
 def _text(x: float, y: float, words: str, anchor: str, size: int, colour: str = INK, more: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,25 +70,29 @@ class Film:
 
         Films of transparent pictures are transparent; a GIF, which has no soft edges, is on white.
         """
-        kind = FILM_FORMATS[path.suffix.lower()]
-        frames = self.sheets()
-        if kind == "GIF":
-            frames = [on_white(frame) for frame in frames]
-        elif any(frame.mode == "RGBA" for frame in frames):
-            frames = [frame.convert("RGBA") for frame in frames]  # previews may have no alpha
-        durations = [FRAME_MS] * (len(frames) - 1) + [HOLD_MS]
-        buffer = io.BytesIO()
-        options = {"lossless": False, "quality": 85} if kind == "WEBP" else {}
-        frames[0].save(
-            buffer,
-            kind,
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-            **options,
-        )
-        return write_new(path, buffer.getvalue(), overwrite=overwrite)
+        return save_frames(self.sheets(), path, overwrite=overwrite)
+
+
+def save_frames(frames: Sequence[Image.Image], path: Path, *, overwrite: bool = False, frame_ms: int = FRAME_MS) -> Path:
+    """Write pictures of one size as an animation whose last frame is held; formats as of `Film.save`."""
+    kind = FILM_FORMATS[path.suffix.lower()]
+    if kind == "GIF":
+        frames = [on_white(frame) for frame in frames]
+    elif any(frame.mode == "RGBA" for frame in frames):
+        frames = [frame.convert("RGBA") for frame in frames]  # previews may have no alpha
+    durations = [frame_ms] * (len(frames) - 1) + [HOLD_MS]
+    buffer = io.BytesIO()
+    options = {"lossless": False, "quality": 85} if kind == "WEBP" else {}
+    frames[0].save(
+        buffer,
+        kind,
+        save_all=True,
+        append_images=list(frames[1:]),
+        duration=durations,
+        loop=0,
+        **options,
+    )
+    return write_new(path, buffer.getvalue(), overwrite=overwrite)
 
 
 def check_count(num_pictures: int) -> None:

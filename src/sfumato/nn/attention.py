@@ -7,6 +7,8 @@ et al. 2021 (arXiv 2112.10752, Sec. 3.3 and App. E.2.1). GEGLU: Shazeer 2020 (ar
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +50,15 @@ class Attention(nn.Module):
         allowed = None if mask is None else mask[:, None, None, :]
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         return self.to_out(h.transpose(1, 2).flatten(2))  # (B, N, dim)
+
+    def maps(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """softmax(Q K^T / sqrt(d)) itself, (B, H, N, L) fp32, whose rows sum to 1; arguments as of `forward`."""
+        q = self.norm_q(self._split(self.to_q(x))).float()
+        k = self.norm_k(self._split(self.to_k(x if context is None else context))).float()
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
+        return scores.softmax(dim=3)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
