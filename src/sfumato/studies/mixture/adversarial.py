@@ -32,13 +32,13 @@ class GanOfPoints:
     """dim: of z. octaves: of the waves that the discriminator sees. ema: decay
     of the generator's average, which is what is sampled."""
 
-    gan: GanConfig = field(default_factory=lambda: GanConfig(game="relativistic", r1=0.2, r2=0.2))
-    dim: int = 4
+    gan: GanConfig = field(default_factory=lambda: GanConfig(game="relativistic", r1=0.05, r2=0.05))
+    dim: int = 2
     width: int = 128
     depth: int = 3
-    octaves: int = 3
+    octaves: int = 2
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     ema: float = 0.99
 
 

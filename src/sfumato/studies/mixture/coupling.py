@@ -21,11 +21,12 @@ NOTHING = Conditioning()
 
 @dataclass(frozen=True)
 class FlowOfPoints:
-    """Which flow, and how it is trained."""
+    """Which flow, and how it is trained. clip: largest norm of a gradient; beyond it a deep flow jumps now and then."""
 
-    network: CouplingConfig = field(default_factory=lambda: CouplingConfig(2, num_scales=0, num_steps=12, width=64))
-    batch_size: int = 512
+    network: CouplingConfig = field(default_factory=lambda: CouplingConfig(2, num_scales=0, num_steps=8, width=64))
+    batch_size: int = 256
     learning_rate: float = 2e-3
+    clip: float = 0.2
 
 
 class Flow(Model):
@@ -44,7 +45,8 @@ class Flow(Model):
         def loss(step: int) -> Tensor:
             return self.prior.loss(mixture.sample(self.config.batch_size, rng), NOTHING, rng).total
 
-        return fit(loss, self.prior.parameters(), budget, self.config.learning_rate)
+        c = self.config
+        return fit(loss, self.prior.parameters(), budget, c.learning_rate, betas=(0.9, 0.999), clip=c.clip)
 
     @torch.no_grad()
     def sample(self, count: int, rng: torch.Generator) -> Tensor:

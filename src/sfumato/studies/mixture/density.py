@@ -68,8 +68,8 @@ class Mixture:
     def denoised(self, schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t], what a denoiser of these data would best answer: (B, 2), (B,) in (0, 1] -> (B, 2) in the type of x_t.
 
-        Given its mode k, x_t ~ N(alpha m_k, v I), v = alpha^2 sigma^2 + sigma_t^2, and E[x_0 | x_t, k] = m_k + alpha sigma^2 / v
-        (x_t - alpha m_k).
+        Given the mode k, x_t ~ N(alpha m_k, v I) with v = alpha^2 sigma^2 + sigma_t^2, and
+        E[x_0 | x_t, k] = m_k + alpha sigma^2 / v (x_t - alpha m_k).
         """
         alpha, sigma_t = (c[:, None, None] for c in schedule(t.double()))  # (B, 1, 1)
         centres, x = self.centres().double(), x_t.double()[:, None]

@@ -134,8 +134,10 @@ class Diffusion(Model):
         return -self.bound(x, rng).total
 
     def details(self, mixture: Mixture, x: Tensor, rng: torch.Generator) -> dict[str, Any]:
-        """The bound term by term: L_T, the steps in ten equal parts of time from noise to data, and L_0; and the excess that the
-        best denoiser of these data would have over the same steps, which is the price of their number."""
+        """The bound term by term: L_T, the steps in ten equal parts of time from noise to data, and L_0.
+
+        best_excess: of the best denoiser of these data over the same steps, which is the price of their number.
+        """
         x = x[:256]
         found = self.bound(x, rng)
         best = self.bound(x, rng, lambda x_t, t: mixture.denoised(self.denoiser.schedule, x_t, t))

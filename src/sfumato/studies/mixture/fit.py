@@ -23,6 +23,7 @@ WARM_UP = 0.02
 CURVE_POINTS = 60  # about so many points of a curve are kept when the budget is in steps
 LARGEST_GRADIENT = 5.0
 FASTER = 10.0
+BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def learning_rate(peak: float, spent: float) -> float:
 
 
 def optimizer(
-    parameters: Iterable[Parameter], betas: tuple[float, float] = (0.9, 0.99), fast: Sequence[Parameter] = ()
+    parameters: Iterable[Parameter], betas: tuple[float, float] = BETAS, fast: Sequence[Parameter] = ()
 ) -> torch.optim.Adam:
     """Adam, whose rate `descend` sets; `fast` of the parameters have ten times the rate of the others."""
     slow = [parameter for parameter in parameters if all(parameter is not one for one in fast)]
@@ -89,11 +90,11 @@ def optimizer(
     return torch.optim.Adam(groups, betas=betas)
 
 
-def descend(adam: torch.optim.Adam, peak: float, spent: float) -> None:
-    """One step along the gradients that are there, clipped to a norm of 5, and forget them."""
+def descend(adam: torch.optim.Adam, peak: float, spent: float, clip: float = LARGEST_GRADIENT) -> None:
+    """One step along the gradients that are there, clipped to a norm of `clip`, and forget them."""
     for group in adam.param_groups:
         group["lr"] = learning_rate(peak, spent) * group["factor"]
-    torch.nn.utils.clip_grad_norm_([p for group in adam.param_groups for p in group["params"]], LARGEST_GRADIENT)
+    torch.nn.utils.clip_grad_norm_([p for group in adam.param_groups for p in group["params"]], clip)
     adam.step()
     adam.zero_grad(set_to_none=True)
 
@@ -105,15 +106,17 @@ def fit(
     peak: float,
     after: Callable[[], None] | None = None,
     fast: Sequence[Parameter] = (),
+    betas: tuple[float, float] = BETAS,
+    clip: float = LARGEST_GRADIENT,
 ) -> Curve:
     """Descend `loss(step)`, a scalar; `after` is called when a step is done. Raises `Diverged`."""
-    adam, curve = optimizer(parameters, fast=fast), Curve()
+    adam, curve = optimizer(parameters, betas, fast), Curve()
     every = max(1, budget.steps // CURVE_POINTS)
     for step, spent in budget.walk():
         value = loss(step)
         curve.add(step, float(value.detach()), every)
         value.backward()
-        descend(adam, peak, spent)
+        descend(adam, peak, spent, clip)
         if after is not None:
             after()
     return curve

@@ -28,9 +28,9 @@ from sfumato.studies.mixture.variational import PointStage, StageOfPoints
 class LatentOfPoints:
     """stage: the first, whose kl_weight is small. first: share of the budget that it gets."""
 
-    stage: StageOfPoints = field(default_factory=lambda: StageOfPoints(width=64, depth=2, kl_weight=1e-2))
+    stage: StageOfPoints = field(default_factory=lambda: StageOfPoints(width=64, depth=3, kl_weight=0.05))
     prior: DenoiserOfPoints = field(default_factory=DenoiserOfPoints)
-    first: float = 0.3
+    first: float = 0.5
 
 
 class LatentDiffusion(Model):
@@ -75,7 +75,15 @@ class LatentDiffusion(Model):
         given = self.stage.likelihood()(x, self.stage.decode(z))
         return given - posterior.log_prob(z) + self.prior.log_prob(z, rng)
 
+    @torch.no_grad()
     def details(self, mixture: Mixture, x: Tensor, rng: torch.Generator) -> dict[str, Any]:
-        """What the same first stage draws when its latents are taken for N(0, 1)."""
+        """What the same first stage draws when its latents are taken for N(0, 1); and how narrow q(z | x) is, in unit scale."""
         plain = judge(self.stage.draw(noise((4000, 2), rng), rng), mixture)
-        return {"normal_found": plain.found, "normal_near": plain.near, "kl_weight": self.config.stage.kl_weight}
+        log_variance = self.stage.posterior(x).log_variance
+        assert log_variance is not None
+        return {
+            "normal_found": plain.found,
+            "normal_near": plain.near,
+            "kl_weight": self.config.stage.kl_weight,
+            "posterior_sigma": float((0.5 * log_variance).exp().mean()),
+        }

@@ -33,7 +33,8 @@ class Score:
 class Outcome:
     """One family. evidence: exact, bound or none. Seconds are of processor time; sampling is for 1,000 points.
 
-    curve: (step, loss). points: some of its samples (N, 2). failed: why there is nothing more, for a training that broke down.
+    curve: (step, loss), as far as it was finite. points: some of its samples (N, 2). failed: why there is nothing more, for a
+    training that broke down.
     """
 
     name: str

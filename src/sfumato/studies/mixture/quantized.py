@@ -133,7 +133,7 @@ class Quantizing(Model):
     def _joint(self, x: Tensor) -> Tensor:
         """log P(k) + log N(x; D(e_k), exp(s)), (B, K) float64."""
         squared = (x.double()[:, None] - self.centres().double()).square().sum(2)
-        s = float(self.log_variance)
+        s = self.log_variance.item()
         return self.log_prior().double() - 0.5 * squared * math.exp(-s) - s - math.log(2 * math.pi)
 
     def _nll(self, x: Tensor, x_hat: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("vae", "VAE", Variational, 2000),
     Family("vqvae", "VQ-VAE", Quantizing, 1500),
     Family("autoregressive", "Autoregressive", Autoregressive, 500),
-    Family("flow", "Flow", Flow, 1000),
+    Family("flow", "Flow", Flow, 2000),
     Family("ddpm", "DDPM", Diffusion, 1500),
     Family("rectified", "Rectified flow", Rectified, 1500),
     Family("ldm", "LDM", LatentDiffusion, 2000),
@@ -97,7 +97,7 @@ def one(family: Family, mixture: Mixture, seed: int, seconds: float | None = Non
     took = time.process_time() - begin
     start = Outcome(
         family.name, family.title, model.evidence.value, count_parameters(model), last_step(curve), round(took, 2),
-        tuple((step, round(loss, 5)) for step, loss in curve.points), failed=failed,
+        tuple((step, round(loss, 5)) for step, loss in curve.points if math.isfinite(loss)), failed=failed,
     )  # fmt: skip
     return start if failed else judged(start, model, mixture, rng)
 

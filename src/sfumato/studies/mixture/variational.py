@@ -134,7 +134,7 @@ class Variational(Model):
         side = torch.linspace(-self.config.reach, self.config.reach, self.config.grid)
         z = torch.cartesian_prod(side, side)
         weight = self.prior.log_prob(z, NOTHING).double() + 2 * math.log(float(side[1] - side[0]))
-        decoded, s = self.stage.decode(z).double(), float(self.stage.log_variance)
+        decoded, s = self.stage.decode(z).double(), self.stage.log_variance.item()
         norm = s + math.log(2 * math.pi)
         values = []
         for part in x.double().split(32):
@@ -156,5 +156,5 @@ class Variational(Model):
             "elbo": float(found.elbo.mean()),
             "gap": float(gap.mean()),
             "gap_error": float(gap.std()) / math.sqrt(len(x)),
-            "decoder_sigma": math.exp(0.5 * float(self.stage.log_variance)),
+            "decoder_sigma": math.exp(0.5 * self.stage.log_variance.item()),
         }

@@ -8,18 +8,18 @@ from html import escape
 # (text, x, y, chapter or "") of each node, and which node hangs on which
 NODES: tuple[tuple[str, int, int, str], ...] = (
     ("what is p(x)?", 310, 26, ""),
-    ("explicit", 200, 92, ""),
-    ("implicit", 545, 92, ""),
-    ("exact", 105, 158, ""),
-    ("bounded", 345, 158, ""),
-    ("Autoregressive", 58, 224, "autoregressive"),
-    ("Flow", 58, 262, "flow"),
-    ("VQ-VAE, by counting", 185, 224, "vqvae"),
-    ("Rectified, by integration", 185, 262, "rectified"),
-    ("VAE", 345, 224, "vae"),
-    ("DDPM", 345, 262, "ddpm"),
-    ("LDM", 345, 300, "ldm"),
-    ("GAN", 545, 158, "gan"),
+    ("explicit", 225, 92, ""),
+    ("implicit", 560, 92, ""),
+    ("exact", 160, 158, ""),
+    ("bounded", 430, 158, ""),
+    ("Autoregressive", 70, 224, "autoregressive"),
+    ("Flow", 70, 262, "flow"),
+    ("VQ-VAE, by counting", 250, 224, "vqvae"),
+    ("Rectified, by integration", 250, 262, "rectified"),
+    ("VAE", 430, 224, "vae"),
+    ("DDPM", 430, 262, "ddpm"),
+    ("LDM", 430, 300, "ldm"),
+    ("GAN", 560, 158, "gan"),
 )
 EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 3), (1, 4), (3, 5), (3, 7), (4, 9), (2, 12))
 HALF = 15  # half the height of a node

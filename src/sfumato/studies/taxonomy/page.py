@@ -58,8 +58,8 @@ def opening(study: Study, told: Told) -> str:
     return f"""<header><h1>{TITLE}</h1>
 <p>A generative model learns a distribution from examples of it. Families differ in what they are able to say about it: some
 give the probability of every point, some a bound on it, one only draws. To see what that means, here is a distribution so
-small that everything about it is known: {mixture.num_modes} Gaussians in a circle, of which the paper's families have each
-learned in seconds on one core of a processor.</p></header>
+small that everything about it is known: {mixture.num_modes} Gaussians in a circle, which each family has learned in
+seconds on one core of a processor.</p></header>
 <div class="tour">{tour}</div>
 <div class="formula">{DENSITY}</div>
 <p>The circle has radius {mixture.radius:g}, σ is {mixture.sigma:g}, and so the entropy is {mixture.entropy:.4f} nats:
@@ -84,10 +84,10 @@ def overview(study: Study, told: Told) -> str:
     ]
     return f"""<h2 id="numbers">In numbers</h2>
 {_table(COLUMNS, [*rows, _cells(data, words=2)], words=2)}
-<p class="note">A point is near a mode within {REACH:g} σ of its centre. A mode is found when it has at least {FAIR:g} of its fair
-share of {study.judged:,} samples near it. Log-likelihood and divergence are means over {study.held_out:,} held-out points, the
-same for all, with the standard error of the mean; ≥ and ≤ mark a bound. Seconds are of processor time in one thread.
-Every family saw fresh points at each step.</p>"""
+<p class="note">A point is near a mode within {REACH:g} σ of its centre. A mode is found when it has at least {FAIR:g} of
+its fair share of {study.judged:,} samples near it. Log-likelihood and divergence are means over {study.held_out:,} held-out
+points, the same for all, with the standard error of the mean; ≥ and ≤ mark a bound. Seconds are of processor time in one
+thread. Every family saw fresh points at each step.</p>"""
 
 
 def the_tree(told: Told) -> str:
@@ -96,7 +96,7 @@ def the_tree(told: Told) -> str:
     titles = {chapter.name: chapter.title for chapter, one in told if one is not None}
     return f"""<h2 id="tree">Explicit and implicit</h2>
 <p>The first question to a model is whether it knows p(x) or only draws from it; the second, to those that know, whether
-exactly. The rest of this page goes from left to right.</p>
+exactly. The rest of this page walks the tree from left to right; rectified flow waits for DDPM, which it is made of.</p>
 <div class="wide">{tree(titles)}</div>
 <p>In the code the same models are pairs: a <em>first stage</em>, which says what a latent is and how it becomes data, and a
 <em>prior</em>, which says how likely a latent is.</p>
@@ -141,15 +141,15 @@ def the_attention(example: Worked) -> str:
 <p>None of the models above was told anything. On pictures a prior is told a caption, and the place where the words come in is
 cross-attention: each place of the picture asks with a query, each word answers to a key and hands over a value.</p>
 <div class="formula">{QUERIES}{ANSWERS}</div>
-<p>Take the caption “{" ".join(WORDS)}” and vectors of two numbers, the first for how much of a colour, the second for how much of
-a thing. The weights are W<sub>q</sub> = {_matrix(W_Q)},
-W<sub>k</sub> = {_matrix(W_K)}, W<sub>v</sub> = {_matrix(W_V)}.</p>
+<p>Take the caption “{" ".join(WORDS)}” and vectors of two numbers, the first for how much of a colour, the second for how
+much of a thing. The weights are W<sub>q</sub> = {_matrix(W_Q)}, W<sub>k</sub> = {_matrix(W_K)} and
+W<sub>v</sub> = {_matrix(W_V)}.</p>
 {_table(["word", "e", "key k", "value v"], words)}
 <p>Now two places of the picture ask. For each word: q · k / √2, and what the softmax over the three words makes of it.</p>
 {_table(["place", "query q", *WORDS, "out"], places)}
-<p>By hand, for the first place and “{WORDS[1]}”: ({sums}) / √2 = {_n(first.scores[1], 2)}. The fur asks for a colour and is told
-mostly “{WORDS[1]}”; the outline asks for a thing and is told mostly “{WORDS[2]}”. Nobody wrote that rule down: the three matrices
-are trained, by the same loss as the rest.</p>
+<p>By hand, for the first place and “{WORDS[1]}”: ({sums}) / √2 = {_n(first.scores[1], 2)}. The fur asks for a colour and is
+told mostly “{WORDS[1]}”; the outline asks for a thing and is told mostly “{WORDS[2]}”. Nobody wrote that rule down: the
+three matrices are trained, by the same loss as the rest.</p>
 {_code(ATTENTION_LINKS)}"""
 
 
@@ -173,7 +173,9 @@ def _row(chapter: Chapter, one: Outcome) -> str:
     if one.modes is None:
         return _cells([_anchor(chapter), f"broke down: {escape(one.failed or '')}", *[""] * 7], words=2)
     counted = [str(one.modes.found), f"{one.modes.near:.3f}", _score(one), _excess(one), f"{one.num_parameters:,}"]
-    return _cells([_anchor(chapter), chapter.kind, *counted, f"{one.train_seconds:.1f}", f"{one.sample_seconds:.3f}"], words=2)
+    return _cells(
+        [_anchor(chapter), escape(chapter.kind), *counted, f"{one.train_seconds:.1f}", f"{one.sample_seconds:.3f}"], words=2
+    )
 
 
 def _anchor(chapter: Chapter) -> str:

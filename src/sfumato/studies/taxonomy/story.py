@@ -34,7 +34,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "autoregressive",
         "Autoregressive",
-        "explicit, exact",
+        "exact",
         "identity, 256 codes a coordinate",
         "transformer over codes",
         """
@@ -60,7 +60,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "flow",
         "Flow",
-        "explicit, exact",
+        "exact",
         "identity",
         "coupling layers",
         """
@@ -84,7 +84,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "vqvae",
         "VQ-VAE",
-        "explicit, exact by counting",
+        "exact by counting",
         "VQ codes",
         "categorical, learned afterwards",
         """
@@ -97,7 +97,7 @@ CHAPTERS: tuple[Chapter, ...] = (
             bound.
         """,
         (
-            r"z_q = e_k, \; k = \argmin_j \norm z - e_j \norm, \; \frac{\partial z_q}{\partial z} := 1",
+            r"z_q = e_k, \; k = \argmin_j \norm z - e_j \norm, \; \frac{\partial z_q}{\partial z} ≔ 1",
             r"L = -\log p(x \mid z_q) + \beta \norm z - \sg(e_k) \norm^2",
             r"p(x) = \sum_k P(k) \N(x; D(e_k), s^2) \ge P(k(x)) \N(x; D(e_{k(x)}), s^2)",
         ),
@@ -112,7 +112,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "vae",
         "VAE",
-        "explicit, bounded",
+        "bounded",
         "KL, weight 1",
         "normal",
         """
@@ -140,7 +140,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "ddpm",
         "DDPM",
-        "explicit, bounded",
+        "bounded",
         "identity",
         "diffusion",
         """
@@ -171,7 +171,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "rectified",
         "Rectified flow",
-        "explicit, exact by integration",
+        "exact by integration",
         "identity",
         "diffusion, straight paths",
         """
@@ -193,13 +193,13 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         "ldm",
         "LDM",
-        "explicit, bounded",
+        "bounded",
         "KL, slight weight",
         "diffusion",
         """
             The first stage of the VAE with its KL term turned down, so that it may lay its latents wherever it can
             decode them from; then diffusion learns where that is. On pictures the first stage also makes the
-            latents forty-eight times fewer, which is why this is the affordable one. On a plane there is nothing to
+            latents forty-eight times fewer, at f = 8, which is why this is the affordable one. On a plane there is nothing to
             make fewer, and only the other half shows: the prior no longer has to be normal.
         """,
         (

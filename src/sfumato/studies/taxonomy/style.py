@@ -21,8 +21,9 @@ a{color:var(--link);text-decoration-thickness:1px;text-underline-offset:2px}
 code,pre{font:.82em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 pre{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem;overflow-x:auto}
 .wide{overflow-x:auto;margin:1.1rem 0}
-table{border-collapse:collapse;font-size:.84rem;line-height:1.35;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.34rem .5rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+table{border-collapse:collapse;font-size:.8rem;line-height:1.35;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.34rem .38rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+td.words{white-space:normal}
 th{font-weight:600;color:var(--soft);vertical-align:bottom;white-space:normal}
 th:first-child,td:first-child,td.words,th.words{text-align:left}
 .formula{background:var(--card);border:1px solid var(--line);border-radius:6px;
@@ -31,7 +32,7 @@ math{font-size:1.05em}
 .formula math{margin:.55rem 0}
 figure{margin:1.2rem 0}
 .pair{display:grid;grid-template-columns:minmax(0,15rem) minmax(0,1fr);gap:1.2rem;align-items:start}
-.pair dl{margin:0}
+.pair dl,.pair figure{margin:0}
 @media(max-width:34rem){.pair{grid-template-columns:minmax(0,1fr)}.pair figure{max-width:17rem}body{font-size:16px}}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .9rem;font-size:.88rem;line-height:1.45}
 dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums}
@@ -50,6 +51,7 @@ svg.tree{min-width:34rem;border:0;background:none}
 .node{fill:var(--card);stroke:var(--line)}
 .leaf .node{stroke:var(--link)}
 .bar{fill:var(--dots);fill-opacity:.75}.marked{fill:var(--mark);fill-opacity:.8}
-.code{font-size:.84rem;line-height:1.7;padding:0;list-style:none;margin:.8rem 0;overflow-wrap:anywhere}
+.code{display:flex;flex-wrap:wrap;gap:0 1.4rem;font-size:.84rem;line-height:1.7;
+padding:0;list-style:none;margin:.8rem 0;overflow-wrap:anywhere}
 footer{margin-top:3.5rem;padding-top:1rem;border-top:1px solid var(--line)}
 """
