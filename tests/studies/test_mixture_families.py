@@ -159,6 +159,7 @@ def test_a_seed_is_a_run() -> None:
     first, again, other = (one(family, MIXTURE, seed, steps=3) for seed in (4, 4, 5))
     assert (first.points, first.score, first.curve) == (again.points, again.score, again.curve)
     assert first.points != other.points
+    assert first.steps == 3
 
 
 STEPS = {"autoregressive": 150, "flow": 600, "vae": 1200, "vqvae": 600, "ddpm": 300, "rectified": 300, "ldm": 1000}

@@ -52,15 +52,16 @@ class Budget:
 
 @dataclass
 class Curve:
-    """Losses by step, in the order of training: averages over the steps since the last point."""
+    """Losses by step, in the order of training: averages over the steps since the last point. steps: how many there were."""
 
     points: list[tuple[int, float]] = field(default_factory=list)
+    steps: int = 0
     _sum: float = 0.0
     _count: int = 0
 
     def add(self, step: int, loss: float, every: int) -> None:
         """Note a loss. Raises `Diverged` where it is not a finite number."""
-        self._sum, self._count = self._sum + loss, self._count + 1
+        self._sum, self._count, self.steps = self._sum + loss, self._count + 1, self.steps + 1
         if not math.isfinite(loss) or self._count >= every:
             self.points.append((step + 1, self._sum / self._count))
             self._sum, self._count = 0.0, 0

@@ -45,13 +45,15 @@ class LatentDiffusion(Model):
         self.prior = Diffusion(replace(self.config.prior))
 
     def learn(self, mixture: Mixture, budget: Budget, rng: torch.Generator) -> Curve:
-        """Both stages, latents standardised in between; the curve is the prior's."""
+        """Both stages, latents standardised in between; the curve is the prior's, its steps are counted together."""
         c = self.config
 
         def first(step: int) -> Tensor:
             return self.stage.loss(mixture.sample(c.stage.batch_size, rng), c.stage.kl_weight, rng)
 
-        fit(first, self.stage.parameters(), budget.part(c.first), c.stage.learning_rate, fast=[self.stage.log_variance])
+        before = fit(
+            first, self.stage.parameters(), budget.part(c.first), c.stage.learning_rate, fast=[self.stage.log_variance]
+        )
         with torch.no_grad():
             z = self.stage.posterior(mixture.sample(8192, rng)).sample(rng)
             self.stage.set_statistics(z.mean(0), z.std(0))
@@ -61,7 +63,9 @@ class LatentDiffusion(Model):
                 z = self.stage.posterior(mixture.sample(c.prior.batch_size, rng)).sample(rng)
             return self.prior.loss(z, rng)
 
-        return fit(second, self.prior.parameters(), budget.part(1 - c.first), c.prior.learning_rate)
+        curve = fit(second, self.prior.parameters(), budget.part(1 - c.first), c.prior.learning_rate)
+        curve.steps += before.steps
+        return curve
 
     def sample(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, 2)."""

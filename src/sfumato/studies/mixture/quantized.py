@@ -70,7 +70,7 @@ class Quantizing(Model):
         return self.book.quantize(self.encoder(x)[:, :, None, None])
 
     def learn(self, mixture: Mixture, budget: Budget, rng: torch.Generator) -> Curve:
-        """Both stages; the curve is the first one's."""
+        """Both stages; the curve is the first one's, its steps are counted together."""
         c, first = self.config, [*self.encoder.parameters(), *self.decoder.parameters(), self.log_variance]
         self.average.reset()
 
@@ -92,7 +92,7 @@ class Quantizing(Model):
                 codes = self.quantize(mixture.sample(c.batch_size, rng)).codes
             return self.prior.loss(codes, NOTHING, rng).total
 
-        fit(surprise, self.prior.parameters(), budget.part(1 - c.first), c.learning_rate)
+        curve.steps += fit(surprise, self.prior.parameters(), budget.part(1 - c.first), c.learning_rate).steps
         return curve
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from sfumato.studies.mixture.base import Evidence, Model
 from sfumato.studies.mixture.coupling import Flow
 from sfumato.studies.mixture.density import Mixture
 from sfumato.studies.mixture.diffusion import Diffusion, Rectified
-from sfumato.studies.mixture.fit import Budget, Curve, Diverged
+from sfumato.studies.mixture.fit import Budget, Diverged
 from sfumato.studies.mixture.latent import LatentDiffusion
 from sfumato.studies.mixture.modes import judge
 from sfumato.studies.mixture.networks import count_parameters
@@ -96,7 +96,7 @@ def one(family: Family, mixture: Mixture, seed: int, seconds: float | None = Non
         curve, failed = error.curve, str(error)
     took = time.process_time() - begin
     start = Outcome(
-        family.name, family.title, model.evidence.value, count_parameters(model), last_step(curve), round(took, 2),
+        family.name, family.title, model.evidence.value, count_parameters(model), curve.steps, round(took, 2),
         tuple((step, round(loss, 5)) for step, loss in curve.points if math.isfinite(loss)), failed=failed,
     )  # fmt: skip
     return start if failed else judged(start, model, mixture, rng)
@@ -108,22 +108,18 @@ def judged(start: Outcome, model: Model, mixture: Mixture, rng: torch.Generator)
     points = model.sample(JUDGED, rng)
     took = (time.process_time() - begin) / JUDGED * 1000
     x = mixture.sample(HELD_OUT, torch.Generator().manual_seed(HELD_OUT_SEED))
-    known: dict[str, object] = {name: getattr(start, name) for name in START}
     if not bool(points.isfinite().all()):
-        return Outcome(**known, failed="it draws points that are no finite numbers")  # type: ignore[arg-type]
+        return replace(start, failed="it draws points that are no finite numbers")
     score = None if model.evidence is Evidence.none else scored(model.log_prob(x, rng), mixture.log_prob(x))
     shown = tuple((round(a, 3), round(b, 3)) for a, b in points[:SHOWN].tolist())
-    return Outcome(
-        **known,  # type: ignore[arg-type]
+    return replace(
+        start,
         sample_seconds=round(took, 4),
         modes=judge(points, mixture),
         score=score,
         points=shown,
         details=model.details(mixture, x, rng),
     )
-
-
-START = ("name", "title", "evidence", "num_parameters", "steps", "train_seconds", "curve")
 
 
 def scored(log_prob: Tensor, truth: Tensor) -> Score:
@@ -136,11 +132,6 @@ def scored(log_prob: Tensor, truth: Tensor) -> Score:
         float(excess.mean()),
         float(excess.std()) / math.sqrt(count),
     )
-
-
-def last_step(curve: Curve) -> int:
-    """How many steps a curve has seen."""
-    return curve.points[-1][0] if curve.points else 0
 
 
 @contextmanager

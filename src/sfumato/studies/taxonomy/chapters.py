@@ -88,9 +88,9 @@ def _normal(one: Outcome, study: Study) -> str:
     return (
         f"<p>Taken for normal, the latents of this first stage draw points of which {d['normal_near']:.3f} are near a mode, "
         f"with {d['normal_found']} of {study.mixture.num_modes} modes found; with the diffusion prior {one.modes.near:.3f} and "
-        f"{one.modes.found}. The weight of its KL term is {d['kl_weight']:g}, and so q(z|x) is only {d['posterior_sigma']:.3f} wide where "
-        "the latents have width 1. The bound has to pay for z to that precision, over the steps of a chain that are coarse there: it "
-        "is loose, and says less of this model than its points do.</p>"
+        f"{one.modes.found}. The weight of its KL term is {d['kl_weight']:g}, and so q(z|x) is only "
+        f"{d['posterior_sigma']:.3f} wide where the latents have width 1. The bound has to pay for z to that precision, over "
+        "the steps of a chain that are coarse there: it is loose, and says less of this model than its points do.</p>"
     )
 
 
@@ -104,7 +104,8 @@ def _film(one: Outcome, study: Study) -> str:
     return f"""<h3>The GAN over time</h3>
 <div class="film">{shots}</div>
 <p>The curve of its loss says little about any of this; the pictures do. After the first shot it had between {worst} and
-{max(shot["found"] for shot in one.details["film"])} modes at the moments shown.</p>"""
+{max(shot["found"] for shot in one.details["film"])} modes at the moments shown. Its settings are the best of
+ten that were tried; the table stands at the head of its module.</p>"""
 
 
 def _n(value: float) -> str:

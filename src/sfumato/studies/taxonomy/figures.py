@@ -45,7 +45,7 @@ def tree(titles: Mapping[str, str]) -> str:
 def bars(rows: Sequence[tuple[str, float]], label: str, marked: Sequence[str] = ()) -> str:
     """Horizontal bars from 0, to the left where negative, with their numbers; those of `marked` stand out."""
     low, high = min(0.0, *(v for _, v in rows)), max(0.0, *(v for _, v in rows))
-    left, right, step = 150, 500, 26
+    left, right, step = 128, 390, 26
     span = (high - low) or 1.0
 
     def place(value: float) -> float:
@@ -61,7 +61,7 @@ def bars(rows: Sequence[tuple[str, float]], label: str, marked: Sequence[str] = 
         parts.append(f'<text class="figure" x="{max(zero, end) + 6}" y="{y + 14}">{_minus(value)}</text>')
     height = 10 + step * len(rows)
     axis = f'<path class="edge" d="M{zero} 2V{height - 4}"/>'
-    head = f'<svg class="bars" viewBox="0 0 580 {height}" role="img" aria-label="{escape(label, quote=True)}">'
+    head = f'<svg class="bars" viewBox="0 0 460 {height}" role="img" aria-label="{escape(label, quote=True)}">'
     return f"{head}{''.join(parts)}{axis}</svg>"
 
 
