@@ -87,7 +87,8 @@ def overview(study: Study, told: Told) -> str:
 <p class="note">A point is near a mode within {REACH:g} σ of its centre. A mode is found when it has at least {FAIR:g} of
 its fair share of {study.judged:,} samples near it. Log-likelihood and divergence are means over {study.held_out:,} held-out
 points, the same for all, with the standard error of the mean; ≥ and ≤ mark a bound. Seconds are of processor time in one
-thread. Every family saw fresh points at each step.</p>"""
+thread: read them against one another, since they depend on the machine and on what else it does. Every family saw fresh points
+at each step.</p>"""
 
 
 def the_tree(told: Told) -> str:

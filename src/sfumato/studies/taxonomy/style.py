@@ -44,7 +44,7 @@ dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums}
 svg{display:block;width:100%;height:auto}
 figure>svg,.tour svg{background:var(--card);border:1px solid var(--line);border-radius:6px}
 svg text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:var(--ink)}
-svg.bars{border:0;background:none}
+svg.bars{border:0;background:none;max-width:34rem}
 svg.tree{min-width:34rem;border:0;background:none}
 .ring{fill:none;stroke:var(--soft);stroke-opacity:.55;stroke-width:.6}
 .dots{fill:none;stroke:var(--dots);stroke-width:1.5;stroke-linecap:round;stroke-opacity:.6}
