@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from sfumato.cli import study_compression
+from sfumato.cli import study_compression, study_mixture
 
-HELP = "Runs of runs: how much the first stage should compress."
-STUDIES = {"compression": study_compression}
+HELP = "Runs of runs: how much the first stage should compress; every family on a known density."
+STUDIES = {"compression": study_compression, "mixture": study_mixture}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
