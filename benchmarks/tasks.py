@@ -39,7 +39,7 @@ from sfumato.evaluation.scoring import Scorer
 from sfumato.evaluation.tasks.agreement import agreement
 from sfumato.evaluation.tasks.closeness import closeness, enlarged, super_resolution
 from sfumato.evaluation.tasks.guidance import guidance_curve, guidance_table
-from sfumato.evaluation.tasks.inpainting import inpainting
+from sfumato.evaluation.tasks.inpainting import inpainting, seam
 from sfumato.evaluation.tasks.intervals import frechet_interval
 from sfumato.evaluation.tasks.layout import box_overlap, found_in_boxes, gallery_of_boxes
 from sfumato.evaluation.tasks.recovery import RecoveryTraining, recover, train_segmenter
@@ -47,6 +47,7 @@ from sfumato.evaluation.tasks.relations import Asked, relational
 from sfumato.features.neighbours import features_of, nearest
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.known import MARGIN, latent_mask
+from sfumato.generation.membrane import close_seam
 from sfumato.generation.pixels import to_bytes, to_unit
 from sfumato.generation.settings import settings_of
 from sfumato.io.pretrained import LoadedModel, load_pretrained
@@ -172,7 +173,7 @@ def reconstructed(bench: Bench, truth: Tensor) -> Tensor:
 
 
 def inpaint(bench: Bench) -> None:
-    """Masks of a fixed share; what is kept is pasted back, as the verb does."""
+    """Masks of a fixed share; what is drawn is led over into what is kept, which is pasted back, as the verb does."""
     data = bench.records()
     truth, captions = data.load_all(), [data.captions(i)[0] for i in range(len(data))]
     for share in SHARES:
@@ -183,11 +184,11 @@ def inpaint(bench: Bench) -> None:
                 begin = time.monotonic()
                 drawn = fill(bench, loaded, truth, masks, words)
                 seconds = (time.monotonic() - begin) / len(truth)
-                made = torch.where(masks > 0.5, drawn, truth)
+                made = pasted(bench, loaded.model, drawn, truth, masks)
                 found = inpainting(made, truth, masks, bench.rng, bench.device)
                 bench.row(
                     f"{share:.0%} {name}{how}", perceptual=found.perceptual, fd=found.frechet, share=found.share,
-                    count=found.count, seconds=seconds,
+                    step=seam(made, truth, masks), count=found.count, seconds=seconds,
                 )  # fmt: skip
                 rows.append(made)
         bench.figure(f"inpaint-{round(100 * share)}", [*rows, truth])
@@ -221,6 +222,15 @@ def fill(bench: Bench, loaded: LoadedModel, truth: Tensor, masks: Tensor, words:
     return bench.sample(loaded, conditioner.prepare(words), guidance, holding)
 
 
+def pasted(bench: Bench, model: LatentModel, drawn: Tensor, truth: Tensor, masks: Tensor) -> Tensor:
+    """(N, C, H, W) uint8: what was drawn inside of the masks, without a seam at their edges, and the truth outside."""
+    if bench.args.open_seam:
+        return torch.where(masks > 0.5, drawn, truth)
+    latent: Any = model.first_stage.latent
+    closed = [close_seam(drawn[i : i + 1], truth[i : i + 1], masks[i : i + 1], latent.factor) for i in range(len(truth))]
+    return torch.where(masks > 0.5, torch.cat(closed), truth)
+
+
 def mode(model: LatentModel, pictures: Tensor, bench: Bench) -> Tensor:
     assert isinstance(model.first_stage, FirstStage)
     return model.first_stage.posterior(to_unit(pictures.to(bench.device))).mode()
@@ -233,7 +243,7 @@ def words_matter(bench: Bench) -> None:
     masks = draw_masks(len(truth), *truth.shape[2:], bench.rng, kinds=("half",))
     rows = [torch.where(masks > 0.5, torch.full_like(truth, 200), truth)]
     for how, words in (("true", captions), ("none", [""] * len(captions)), ("another's", captions[7:] + captions[:7])):
-        made = torch.where(masks > 0.5, fill(bench, bench.first, truth, masks, words), truth)
+        made = pasted(bench, bench.first.model, fill(bench, bench.first, truth, masks, words), truth, masks)
         found = inpainting(made, truth, masks, bench.rng, bench.device)
         bench.row(f"words: {how}", perceptual=found.perceptual, fd=found.frechet, count=found.count)
         rows.append(made)
@@ -446,6 +456,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="folder for numbers and figures")
     parser.add_argument("--num", type=int, help="test pictures at most (default: all)")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--open-seam", action="store_true", help="inpainting: paste what was drawn as it is")
     parser.add_argument("--label", default="subgroup", help="metadata field of the classes")
     parser.add_argument("--where", default="style=noto", help="FIELD=VALUE of the one style")
     parser.add_argument("--segmenter", metavar="FILE", help="keep the segmenter's weights there, and take them if they are")

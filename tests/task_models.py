@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from sfumato.build import ConditionerConfig, ModelConfig
 from sfumato.conditioners.compose import CompositeConfig, Part, PartConfig
 from sfumato.conditioners.label import LabelConfig
@@ -14,10 +18,12 @@ from sfumato.conditioners.picture_latent import PictureLatentConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.conditioners.text import TextConfig
 from sfumato.first_stages.kl import KLConfig
+from sfumato.generation.membrane import close_seam
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 from tiny_models import rgba_config, text_config
 
+Bytes = npt.NDArray[np.uint8]
 NAMES = ("sky", "grass", "apple", "zebra")
 CONTEXT = 32
 
@@ -94,3 +100,10 @@ def label_config(text: bool = False) -> ModelConfig:
 def picture_config() -> ModelConfig:
     """Text and a picture, as InstructPix2Pix has."""
     return with_conditioner(with_text("picture", PictureLatentConfig()), concat=4, context=True)
+
+
+def led_over(drawn: Bytes, picture: Bytes, mask: Bytes, factor: int = 2) -> Bytes:
+    """(H, W, C) that a model drew -> what `inpaint` shows of it where `mask` (H, W) is white: tones led over at its edge."""
+    pixels = [torch.from_numpy(array.transpose(2, 0, 1).copy())[None] for array in (drawn, picture)]
+    closed = close_seam(*pixels, torch.from_numpy(mask > 127).float()[None, None], factor)
+    return closed[0].permute(1, 2, 0).numpy()

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfumato.evaluation.tasks.agreement import agreement
 from sfumato.evaluation.tasks.closeness import BICUBIC, closeness, enlarged, super_resolution
 from sfumato.evaluation.tasks.guidance import guidance_curve, guidance_table
-from sfumato.evaluation.tasks.inpainting import inpainting
+from sfumato.evaluation.tasks.inpainting import inpainting, seam
 from sfumato.evaluation.tasks.intervals import frechet_interval, ratio_interval
 from sfumato.evaluation.tasks.relations import Asked, relational
 
@@ -80,6 +80,20 @@ def test_super_resolution_puts_bicubic_beside_the_candidates(data: Any) -> None:
     assert set(found) == {"perfect", BICUBIC}
     assert found["perfect"].psnr.value == 100 > found[BICUBIC].psnr.value > 10
     assert found["perfect"].perceptual.value < found[BICUBIC].perceptual.value
+
+
+def test_the_step_at_a_masks_edge_is_counted_where_the_truth_is_flat_and_inked() -> None:
+    """Left half red, right half white; the mask's right edge lies in the red, its bottom edge in both."""
+    truth = torch.full((1, 4, 8, 8), 255, dtype=torch.uint8)
+    truth[:, 1:3, :, :4] = 0
+    masks = torch.zeros(1, 1, 8, 8)
+    masks[..., :4, :2] = 1
+    made = torch.where(masks > 0.5, truth - 6 * (truth > 0), truth)  # one colour of three and alpha are 6 levels off
+    assert seam(made, truth, masks) == pytest.approx(2)
+    assert seam(truth, truth, masks) == 0
+    masks = torch.zeros(1, 1, 8, 8)
+    masks[..., 6:] = 1  # in the white
+    assert seam(made, truth, masks) is None
 
 
 def test_inpainting_tells_what_was_changed_outside_of_the_mask(data: Any) -> None:

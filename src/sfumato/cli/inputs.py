@@ -41,6 +41,8 @@ def _bytes(name: str, text: str) -> bytes:
     path = checked_path(name, text)
     if path.is_dir():
         raise InputError(f"{name}: got {shorten(text)}, which is a directory, expected a file.")
+    if not path.exists():
+        raise InputError(f"{_shown(name, text)}: the file is not there; give the path of a picture.")
     return Record(path, _shown(name, text)).read()
 
 

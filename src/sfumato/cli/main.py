@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "paint": ("sfumato.cli.paint", "make a picture of a map of classes"),
     "compose": ("sfumato.cli.compose", "make a picture of labelled boxes"),
     "train": ("sfumato.cli.train", "train a latent diffusion model on a folder of pictures"),
+    "train-classifier": ("sfumato.cli.train_classifier", "train a classifier of a model's latents, to guide by"),
     "data": ("sfumato.cli.data", "build a data set"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model on held-out pictures"),
     "compare": ("sfumato.cli.compare", "train every family for the same time, and judge them on one page"),

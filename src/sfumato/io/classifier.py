@@ -40,7 +40,7 @@ def save_classifier(directory: Path, network: LatentClassifier, latents: str = "
 def load_classifier(directory: Path, device: torch.device | str = "cpu") -> LoadedClassifier:
     """Read a classifier onto `device`, frozen. Raises `InputError` when it is none, or damaged."""
     if not (directory / CLASSIFIER).is_file():
-        raise InputError(f"{directory} holds no {CLASSIFIER}; expected a folder that save_classifier wrote.")
+        raise InputError(f"{directory} holds no {CLASSIFIER}; expected a folder of `sfumato train-classifier`.")
     check_manifest(directory)
     data: dict[str, Any] = read_table(directory / CLASSIFIER)
     if data.get("format") != FORMAT:

@@ -50,3 +50,23 @@ def inpainting(
     frechet = frechet_interval(features[0], features[1], rng, min(200, num_resamples))
     same = ((made == truth) | (masks > 0.5).to(made.device)).flatten(1).all(1)
     return Inpainting(near.perceptual, frechet, masks.float().mean().item(), int(same.sum()), len(made))
+
+
+FLAT, PAPER = 1, 250
+
+
+def seam(made: Tensor, truth: Tensor, masks: Tensor) -> float | None:
+    """The mean step of colour from a kept pixel to the drawn one beside it, in 8-bit levels, where the truth has none.
+
+    Shapes as for `inpainting`. Counted are pairs across the mask's edge whose true colours differ by at most 1 level a channel
+    and are not white (a channel below 250); None where there is no such pair.
+    """
+    steps = []
+    colours, true = (pictures[:, :3].float() for pictures in (made, truth))
+    for dim in (2, 3):
+        edge = masks.diff(dim=dim).abs() > 0.5
+        flat = true.diff(dim=dim).abs().amax(1, keepdim=True) <= FLAT
+        inked = true.narrow(dim, 0, true.shape[dim] - 1).amin(1, keepdim=True) < PAPER
+        steps.append(colours.diff(dim=dim).abs().mean(1, keepdim=True)[(edge & flat & inked).to(made.device)])
+    found = torch.cat(steps)
+    return found.mean().item() if len(found) else None

@@ -2,8 +2,8 @@
 
 A model that was trained for it sees the mask and the picture without what it hides (Rombach et al. 2021, arXiv 2112.10752,
 Sec. 4.5). Any other that needs no more than a text draws freely, while the part of the latent that is known is held on its
-own noised path (`samplers.known`). What comes out is pasted into the picture at the picture's own resolution
-(`generation.paste`).
+own noised path (`samplers.known`). What comes out is led over into the picture's tones at the mask's edge
+(`generation.membrane`) and pasted into it at the picture's own resolution (`generation.paste`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from sfumato.conditioners.masked import MaskedImage, MaskedLatents
 from sfumato.errors import InputError
 from sfumato.generation.known import MARGIN, latent_mask
 from sfumato.generation.limits import shorten, whole
+from sfumato.generation.membrane import close_seam
 from sfumato.generation.paste import like, paste, plain, read_mask
+from sfumato.generation.pixels import to_bytes
 from sfumato.generation.profile import from_srgb, profile_of, to_srgb
 from sfumato.generation.request import Draft
 from sfumato.generation.tasks.frame import Frame, size_of
@@ -75,7 +77,7 @@ def inpaint(
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
 
     def finish(made: Made) -> Image.Image:
-        drawn = like(frame.crop(made.pixels), frame.own, alpha)
+        drawn = like(_led_over(pipeline, frame, made.pixels, image, frame.mask(chosen)), frame.own, alpha)
         if profile is None:
             return paste(own, drawn, chosen)
         pasted = paste(own, from_srgb(drawn, profile), chosen)
@@ -83,6 +85,14 @@ def inpaint(
         return pasted
 
     return Job(request, inputs=inputs, known=known, finish=finish, task="inpaint", source=source)
+
+
+def _led_over(pipeline: Pipeline, frame: Frame, pixels: Tensor, image: Image.Image, mask: Tensor) -> Tensor:
+    """(C, H, W) uint8 that the model drew -> (C, h', w'), without a seam to `image` at the mask's (H, W) edge."""
+    latent = pipeline.model.first_stage.latent
+    picture = to_bytes(frame.picture(image, len(pixels))[0])
+    drawn, picture, mask = (frame.crop(x) for x in (pixels, picture, mask[None]))
+    return close_seam(drawn[None], picture[None], mask[None], latent.factor if isinstance(latent, Grid) else 1)[0]
 
 
 def _known(pipeline: Pipeline, frame: Frame, image: Image.Image, mask: Tensor, rounds: int) -> Known | None:
