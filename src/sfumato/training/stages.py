@@ -18,6 +18,7 @@ CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", 
 
 ADDED: dict[str, dict[str, Any]] = {
     "unet": {"disable_self_attentions": [], "num_classes": None},
+    "text": {"reach": 0},
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
 }
