@@ -48,6 +48,7 @@ from sfumato.features.neighbours import features_of, nearest
 from sfumato.first_stages.base import FirstStage
 from sfumato.generation.known import MARGIN, latent_mask
 from sfumato.generation.pixels import to_bytes, to_unit
+from sfumato.generation.settings import settings_of
 from sfumato.io.pretrained import LoadedModel, load_pretrained
 from sfumato.io.weights import load_strictly, read_weights, save_weights
 from sfumato.metrics.bootstrap import Interval
@@ -59,7 +60,6 @@ from sfumato.samplers.known import Known
 from sfumato.training.beside import Beside
 from sfumato.training.inputs import known_classes
 from sfumato.training.report import save_sheet, sheet
-from sfumato.training.sampler import settings_of
 
 SHOWN = 8  # pictures of a figure
 SHARES = (0.25, 0.5)

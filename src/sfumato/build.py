@@ -34,19 +34,27 @@ from sfumato.conditioners.text import TextConfig, TextEncoder
 from sfumato.conditioners.tokens import read_tokenizer
 from sfumato.conditioners.wordpiece import bert_tokenizer, find_vocabulary, read_vocabulary
 from sfumato.errors import InputError
-from sfumato.first_stages.base import FirstStage
+from sfumato.first_stages.base import Decoder, FirstStage
+from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
-from sfumato.latent import Grid
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
+from sfumato.latent import Codes, Grid, Vector
 from sfumato.model import LatentModel
+from sfumato.networks.generator import GeneratorConfig
+from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
+from sfumato.priors.base import Prior
 from sfumato.priors.diffusion import DiffusionConfig, DiffusionPrior
+from sfumato.priors.flow import FlowConfig, FlowPrior
+from sfumato.priors.hierarchical import HierarchicalConfig, HierarchicalPrior
+from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.priors.regression import RegressionConfig, RegressionPrior
 
-FirstStageConfig = KLConfig | VQConfig | IdentityConfig
-LearnedFirstStage = KLFirstStage | VQFirstStage
-"""Those that are trained: encoder, decoder, unit scale."""
-PriorConfig = DiffusionConfig | RegressionConfig
+FirstStageConfig = KLConfig | VQConfig | VQ2Config | IdentityConfig | GeneratorConfig
+LearnedFirstStage = KLFirstStage | VQFirstStage | VQ2FirstStage
+"""Those that are trained to encode: encoder, decoder, unit scale."""
+PriorConfig = DiffusionConfig | RegressionConfig | AutoregressiveConfig | HierarchicalConfig | FlowConfig | NormalConfig
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
 TrainedPartConfig = (
     TextConfig
@@ -72,21 +80,49 @@ class ModelConfig:
     image_size: tuple[int, int]
 
 
-def build_first_stage(config: FirstStageConfig) -> FirstStage:
+def build_first_stage(config: FirstStageConfig) -> Decoder:
     """A first stage with random weights."""
     match config:
         case KLConfig():
             return KLFirstStage(config)
         case VQConfig():
             return VQFirstStage(config)
+        case VQ2Config():
+            return VQ2FirstStage(config)
         case IdentityConfig():
             return IdentityFirstStage(config)
+        case GeneratorConfig():
+            return GeneratorFirstStage(config)
 
 
-def build_prior(config: PriorConfig, first_stage: FirstStage) -> DiffusionPrior | RegressionPrior:
-    """A prior with random weights over the latents of `first_stage`; their channels must agree."""
+def build_prior(config: PriorConfig, first_stage: Decoder) -> Prior[Any]:
+    """A prior with random weights over the latents of `first_stage`, or over its codes; their channels must agree.
+
+    Raises `InputError` for two that do not go together.
+    """
     latent = first_stage.latent
-    assert isinstance(latent, Grid)
+    match config:
+        case AutoregressiveConfig():
+            return AutoregressivePrior(config, _codes(first_stage))
+        case HierarchicalConfig():
+            return HierarchicalPrior(config, _codes(first_stage))
+        case NormalConfig() if isinstance(latent, Grid | Vector):
+            return NormalPrior(config, latent)
+        case FlowConfig() if isinstance(latent, Grid | Vector):
+            return FlowPrior(config, latent)
+        case DiffusionConfig() | RegressionConfig() if isinstance(latent, Grid):
+            return _over_grid(config, latent)
+        case _:
+            raise InputError(f"a {config.kind} prior does not go over latents that are a {type(latent).__name__}.")
+
+
+def _codes(first_stage: Decoder) -> Codes:
+    if not isinstance(first_stage, FirstStage):
+        raise InputError("an autoregressive prior needs codes, and a generator has none; take a VQ first stage.")
+    return first_stage.codes().latent
+
+
+def _over_grid(config: DiffusionConfig | RegressionConfig, latent: Grid) -> DiffusionPrior | RegressionPrior:
     if config.network.out_channels != latent.channels:
         raise InputError(
             f"prior.network.out_channels is {config.network.out_channels}, but the first stage has "
@@ -158,10 +194,12 @@ def _of_own_parts(config: PartConfig) -> Conditioner[Any, Any]:
             raise AssertionError(config)
 
 
-def encoder_of(first_stage: FirstStage) -> Encode:
+def encoder_of(first_stage: Decoder) -> Encode:
     """Pixels -> the most likely latents in unit scale, as a plain function: a conditioner that holds it owns no weights."""
 
     def encode(x: Tensor) -> Tensor:
+        if not isinstance(first_stage, FirstStage):
+            raise InputError("this model has no encoder, and a conditioner of pictures needs one.")
         last = first_stage.last_layer
         return first_stage.posterior(x if last is None else x.to(last.dtype)).mode()
 

@@ -40,6 +40,21 @@ class Codes:
         """
         return tuple((self.channels, *_sides(height, width, factor)) for factor in self.factors)
 
+    def shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(h, w) of one picture's codes, or (C, h, w) where a place has several: of the one tensor that holds all grids.
+
+        h and w are those of the first, coarsest grid; at each place stand its codes, then those of each finer grid there, as
+        `sfumato.networks.raster.pack` puts them. Raises `InputError` where a grid is no whole number of times as fine as the
+        first, or a side does not fit.
+        """
+        first, *finer = self.factors
+        for factor in finer:
+            if first % factor:
+                raise InputError(f"code factors {list(self.factors)}: expected the coarsest first, a multiple of the others.")
+        places = self.shapes(height, width)[0][1:]
+        codes = sum(self.channels * (first // factor) ** 2 for factor in self.factors)
+        return places if codes == 1 else (codes, *places)
+
 
 @dataclass(frozen=True)
 class Vector:

@@ -54,6 +54,22 @@ def test_a_model_has_a_curve(kind, data, tmp_path, capsys):
     assert "bits/value" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["unconditional", "pixels"])
+def test_a_real_stream_beside_the_curve(kind, data, tmp_path, capsys):
+    """Costs more than the KL divergences of its levels, is received bit for bit, and is a line of the figure."""
+    pytest.importorskip("constriction", reason="an optional extra: pip install sfumato[stream]")
+    model = write_model(tmp_path / "model", {"unconditional": unconditional_config, "pixels": pixel_config}[kind]())
+    assert explain(model, data, tmp_path / "plane.json", "--stream", "3") == 0, capsys.readouterr().err
+    found = json.loads((tmp_path / "plane.json").read_text())["stream"]
+    assert found["received"] is True
+    assert len(found["times"]) == len(found["rate"]) == len(found["rmse"]) == 4
+    assert all(rate > ideal for rate, ideal in zip(found["rate"], found["ideal"], strict=True))
+    assert found["num_bytes"] * 8 == pytest.approx(found["rate"][-1] * found["num_pictures"] * 3 * 16 * 16)
+    assert "received bit for bit" in capsys.readouterr().out
+    assert explain(model, data, tmp_path / "plane.svg", "--stream", "2") == 0, capsys.readouterr().err
+    assert (tmp_path / "plane.svg").read_text().count("<polyline") == 2
+
+
 def test_the_figure_is_an_svg(data, tmp_path, capsys):
     model = write_model(tmp_path / "model", unconditional_config(), name="a <tiny> one")
     out = tmp_path / "plane.svg"
@@ -70,6 +86,7 @@ def test_the_figure_is_an_svg(data, tmp_path, capsys):
     [
         (("--steps", "1"), "1 steps: expected 2 or more"),
         (("--num", "0"), "num"),
+        (("--stream", "17"), "stream"),
         (("--out", "plane.txt"), ".svg, .json"),
         (("--split", "train"), "unknown split"),
         (("--data", "nowhere"), "no such folder"),

@@ -14,6 +14,7 @@ from sfumato import config as configs
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 from sfumato.latent import Codes
+from sfumato.metrics.dequantization import bits_per_dimension
 from sfumato.networks.gpt import GPTConfig
 from sfumato.networks.pixelcnn import PixelCNNConfig
 from sfumato.noise import PictureNoise, SharedNoise
@@ -24,7 +25,6 @@ from sfumato.priors.autoregressive import (
     draw,
     truncated,
 )
-from sfumato.priors.base import bits_per_dimension
 
 NONE = Conditioning()
 PLAIN = AutoregressiveSettings()
@@ -88,14 +88,14 @@ def test_loss_is_the_likelihood_a_code(name: str):
     log_prob = model.log_prob(grids, NONE)
     loss = model.loss(grids, NONE, None)
     torch.testing.assert_close(loss.total, -log_prob.mean() / 4)
-    torch.testing.assert_close(loss.parts["bits"], bits_per_dimension(log_prob, 4).mean())
+    torch.testing.assert_close(loss.parts["bits"], bits_per_dimension(log_prob, 4, bin_width=1).mean())
     assert loss.total.requires_grad
     if shape[0] == 1:
         torch.testing.assert_close(model.log_prob(grids[:, 0], NONE), log_prob)
 
 
 def test_bits_of_uniform_bytes_are_eight():
-    assert bits_per_dimension(torch.tensor([-12 * math.log(256)]), 12).item() == pytest.approx(8)
+    assert bits_per_dimension(torch.tensor([-12 * math.log(256)]), 12, bin_width=1).item() == pytest.approx(8)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -18,6 +18,7 @@ from sfumato.conditioners.base import Parts
 from sfumato.conditioners.layout import Box, LayoutBoxes, LayoutConfig
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.errors import InputError
+from sfumato.generation.settings import settings_of
 from sfumato.io.pretrained import load_pretrained
 from sfumato.io.pretrained import read_config as read_model_config
 from sfumato.io.weights import read_weights
@@ -28,7 +29,6 @@ from sfumato.training.config import RunConfig
 from sfumato.training.inputs import condition_source
 from sfumato.training.prepare import prepare_data
 from sfumato.training.run import resolve, train
-from sfumato.training.sampler import settings_of
 from tiny_runs import CPU, SMALL, picture, transparent, write_folder
 
 TASKS = ("unconditional", "class", "inpaint", "upscale", "semantic", "layout", "retrieval")

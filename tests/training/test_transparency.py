@@ -12,13 +12,13 @@ from PIL import Image
 from small_runs import go
 
 from sfumato.alpha import from_straight
+from sfumato.generation.settings import settings_of
 from sfumato.io.pretrained import load_pretrained
 from sfumato.io.weights import read_weights
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.noise import PictureNoise
 from sfumato.training.config import FirstStageLossConfig
 from sfumato.training.run import resolve
-from sfumato.training.sampler import settings_of
 from sfumato.training.tasks.autoencoder import AutoencoderTask
 from tiny_runs import CPU, PixelSource, awaken, picture, small_config, small_first_stage, transparent, write_folder
 

@@ -14,8 +14,10 @@ from small_runs import go, times
 from sfumato.cli.train import read_config
 from sfumato.errors import InputError
 from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
 from sfumato.io.pretrained import load_pretrained
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.nn.packaged import PackagedConfig
 from sfumato.recipes import RECIPES
 from sfumato.training.check import check
 from sfumato.training.config import FirstStageLossConfig
@@ -116,6 +118,69 @@ def test_codes_move_in_training_and_a_dropped_step_moves_none(tmp_path: Path) ->
     assert not torch.equal(weight, before)
 
 
+def two_level_task(**loss: Any) -> AutoencoderTask:
+    """Stage 1 with 15 codes on each of two levels, on eleven pictures."""
+    torch.manual_seed(0)
+    stage = awaken(VQ2FirstStage(VQ2Config(NETWORK, codebook_size=15, embed_channels=0)))
+    assert isinstance(stage, VQ2FirstStage)
+    options: dict[str, Any] = {"perceptual": "none", "gan_start": "never"} | loss
+    pixels = all_pixels()
+    source = PixelSource(list(pixels), pixels, CPU, 0)  # type: ignore[arg-type]  # resident: only the length is asked for
+    return AutoencoderTask(stage, FirstStageLossConfig(**options), source, CPU)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_loss_of_two_levels_is_the_sum(averaged: bool) -> None:
+    """nll(x, D(e_t, e_b)) + w sum over levels of (||sg z - e||^2 + beta ||z - sg e||^2), each summed over its own grid."""
+    task = two_level_task(codebook_weight=0.5, commitment_weight=0.3, **(AVERAGED if averaged else {}))
+    stage = task.first_stage
+    assert isinstance(stage, VQ2FirstStage)
+    x = task.batch(0, small_optim(), rng())["x"]
+    loss = task.loss("autoencoder", {"x": x}, 0, rng(1))
+    with torch.no_grad():
+        z = stage.posterior(x).mean
+        z_t, z_b = z[:, :2, ::2, ::2], z[:, 2:]
+        nll = (stage.decode(z) - x).abs().flatten(1).sum(1).mean()
+        distances = {}
+        for name, part, book in (("top", z_t, stage.top_quantize), ("bottom", z_b, stage.quantize)):
+            vectors = part.permute(0, 2, 3, 1).flatten(0, 2)
+            each = torch.cdist(vectors, book.embedding.weight).min(1)
+            distances[name] = each.values.square().sum() / len(x)
+            torch.testing.assert_close(loss.parts[f"commitment/{name}"], distances[name] / part[0].numel())
+            used = len(each.indices.unique()) / 15
+            torch.testing.assert_close(loss.parts[f"codes/used/{name}"], torch.tensor(used))
+            assert 1 <= loss.parts[f"perplexity/{name}"] <= 15 * used + 1e-3
+    wanted = nll + 0.5 * (0.3 + (not averaged)) * sum(distances.values())
+    torch.testing.assert_close(loss.total.detach(), wanted, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [{}, AVERAGED, {"half_size_weight": 0.5}])
+def test_every_parameter_of_two_levels_is_owned_and_moved(loss: dict[str, Any]) -> None:
+    task = two_level_task(**loss)
+    held = {
+        id(p) for o in TrainState(task, small_optim(), CPU).optimizers.values() for g in o.param_groups for p in g["params"]
+    }
+    names = {n for n, p in task.first_stage.named_parameters() if id(p) not in held}
+    books = {"quantize.embedding.weight", "top_quantize.embedding.weight"}
+    assert names == (books if loss == AVERAGED else set())
+    task.loss("autoencoder", task.batch(0, small_optim(batch_size=8), rng()), 0, rng(1)).total.backward()
+    assert [n for n, p in task.first_stage.named_parameters() if n not in names and (p.grad is None or not p.grad.any())] == []
+
+
+def test_two_levels_move_in_training_and_resume(tmp_path: Path) -> None:
+    """Averages of both levels included, bit for bit."""
+    before = two_level_task().first_stage.state_dict()
+    run(trainer(two_level_task(**AVERAGED), tmp_path / "half", small_optim(steps=4, decay="constant")))
+    first = trainer(two_level_task(**AVERAGED), tmp_path / "constant", small_optim(decay="constant"))
+    again = trainer(two_level_task(**AVERAGED), tmp_path / "half", small_optim(decay="constant"))
+    assert again.resume() == 4
+    assert differences(run(first).state.tensors(), run(again).state.tensors()) == []
+    assert {"codebook_average_top", "codebook_average_bottom"} <= set(first.task.modules())
+    after = first.task.modules()["first_stage"].state_dict()
+    for name in ("quantize.embedding.weight", "top_quantize.embedding.weight"):
+        assert not torch.equal(after[name], before[name])
+
+
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(InputError, match="codebook_revive without"):
         FirstStageLossConfig(codebook_revive=0.1)
@@ -132,7 +197,9 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 def test_keys_of_older_runs_are_kept() -> None:
-    """The hexadecimal number is what the code before these fields gave."""
+    """The hexadecimal numbers are what the code before these fields gave."""
+    assert key(VQConfig()) == "942eea4efe65c41f"
+    assert key(VQConfig(quantizer=PackagedConfig())) != "942eea4efe65c41f"
     assert key(FirstStageLossConfig()) == OLD_KEY
     assert {n: getattr(FirstStageLossConfig(), n) for n in ADDED["loss"]} == ADDED["loss"]
     assert key(FirstStageLossConfig(codebook_decay=0.5)) != OLD_KEY
@@ -179,3 +246,72 @@ def test_another_run_takes_its_first_stage(vq_run: Path, data: Path, tmp_path: P
     out = go(small_vq(f"first_stage.frozen={vq_run}"), data, tmp_path / "other")
     ours, theirs = (load_pretrained(p).model.first_stage.state_dict() for p in (out, vq_run / "model"))
     assert differences(ours, theirs) == []
+
+
+def test_a_whole_run_over_two_levels(data: Path, tmp_path: Path) -> None:
+    """Diffusion sees both levels as one grid of twice the channels, each in unit scale."""
+    config = small_vq()
+    first = config.first_stage
+    two = dataclasses.replace(first, model=VQ2Config(first.model.network, codebook_size=32, embed_channels=2))
+    loaded = load_pretrained(go(dataclasses.replace(config, first_stage=two), data, tmp_path / "two"))
+    stage = loaded.model.first_stage
+    assert isinstance(stage, VQ2FirstStage)
+    assert stage.latent.channels == loaded.model.prior.latent.channels == 4
+    assert (stage.scale != 1).all()
+    rows = [json.loads(line) for line in (tmp_path / "two" / "first_stage" / "log.jsonl").read_text().splitlines()]
+    assert any("perplexity/top" in row and "perplexity/bottom" in row for row in rows)
+
+
+PACKAGED = {
+    "ema": (PackagedConfig("ema", decay=0.9, revive=0.5), 15, 2, ()),
+    "cosine": (PackagedConfig("cosine", decay=0.9), 15, 2, ()),
+    "simvq": (PackagedConfig("simvq"), 15, 2, ()),
+    "fsq": (PackagedConfig("fsq"), 15, 2, (5, 3)),
+    "lfq": (PackagedConfig("lfq"), 4, 2, ()),
+    "residual": (PackagedConfig("residual", depth=2, decay=0.9), 15, 2, ()),
+}
+
+
+@pytest.mark.parametrize("method", PACKAGED)
+def test_packaged_quantizers_train_and_resume(method: str, tmp_path: Path) -> None:
+    """Bit for bit, averages included; what training moves is what the package would."""
+    pytest.importorskip("vector_quantize_pytorch")
+    config, size, _, levels = PACKAGED[method]
+
+    def task() -> AutoencoderTask:
+        torch.manual_seed(0)
+        stage = VQFirstStage(VQConfig(NETWORK, size, levels=levels, quantizer=config))
+        pixels = all_pixels()
+        source = PixelSource(list(pixels), pixels, CPU, 0)  # type: ignore[arg-type]  # resident
+        return AutoencoderTask(stage, FirstStageLossConfig(perceptual="none", gan_start="never"), source, CPU)
+
+    before = task().first_stage.state_dict()
+    run(trainer(task(), tmp_path / "half", small_optim(steps=4, decay="constant")))
+    first = trainer(task(), tmp_path / "constant", small_optim(decay="constant"))
+    again = trainer(task(), tmp_path / "half", small_optim(decay="constant"))
+    assert again.resume() == 4
+    assert differences(run(first).state.tensors(), run(again).state.tensors()) == []
+    after = first.task.modules()["first_stage"].state_dict()
+    moved = [k for k in after if k.startswith("quantize.") and not torch.equal(after[k], before[k])]
+    assert bool(moved) == (method not in ("fsq", "lfq"))
+    assert {"perplexity", "codes/used", "commitment"} <= set(first.reporter.rows[-1])
+    assert first.task.phase(0) is None  # no CUDA graph holds the package
+
+
+def test_a_whole_run_over_residual_codes(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    config = small_vq("first_stage.loss.codebook_decay=0", "first_stage.loss.codebook_revive=0")
+    residual = PackagedConfig("residual", depth=2, decay=0.9, revive=0.1)
+    first = dataclasses.replace(config.first_stage, model=dataclasses.replace(config.first_stage.model, quantizer=residual))
+    loaded = load_pretrained(go(dataclasses.replace(config, first_stage=first), data, tmp_path / "residual"))
+    stage = loaded.model.first_stage
+    assert isinstance(stage, VQFirstStage)
+    assert stage.quantize.depth == 2
+    codes = stage.codes()
+    x = all_pixels(2).float() / 127.5 - 1
+    found = codes.encode(x)
+    assert found.shape[1:] == codes.latent.shape(16, 16) == (2, 8, 8)
+    torch.testing.assert_close(codes.decode(found), stage.decode(stage.posterior(x).mode()))
+    averaged = dataclasses.replace(first, loss=dataclasses.replace(first.loss, codebook_decay=0.9))
+    with pytest.raises(InputError, match="has no codebook"):
+        check(dataclasses.replace(config, first_stage=averaged))

@@ -1,16 +1,17 @@
-"""`sfumato evaluate MODEL --data DIR`: how good a model is on pictures it has never seen."""
+"""`sfumato evaluate MODEL|DIR --data DIR`: how good a model, or a folder of samples, is beside pictures it has never seen."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.caches import cache_folder
-from sfumato.errors import InputError, unknown
+from sfumato.errors import InputError
 from sfumato.generation.limits import LIMITS, number_from_text
 from sfumato.generation.output import checked_file, checked_path
 from sfumato.generation.request import BATCH_SIZE, Draft
@@ -18,71 +19,119 @@ from sfumato.generation.request import BATCH_SIZE, Draft
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.evaluation.protocol import Generate, Progress
+    from sfumato.evaluation.asked import Asked, Preset
+    from sfumato.evaluation.fidelity import Fidelity
+    from sfumato.evaluation.protocol import Evaluation, Generate, Progress
+    from sfumato.evaluation.report import Report
     from sfumato.evaluation.source import Source
     from sfumato.generation.pipeline import Pipeline
     from sfumato.generation.request import Request
+    from sfumato.losses.perceptual import PerceptualLoss
 
-HELP = "Measure a model on held-out pictures: reconstruction, Frechet and kernel distance, precision, recall, retrieval."
+HELP = (
+    "Measure a model, or a folder of samples, on held-out pictures: reconstruction, Frechet and kernel distance, precision, "
+    "recall, density, coverage, retrieval, bits per dimension."
+)
 SPLITS = ("test", "validation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `sfumato evaluate`. Numbers arrive as text; the limits read and refuse them, as at every front door."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a shipped model or a model directory")
+    add("model", metavar="MODEL|DIR", help="a shipped model, a model directory, or a folder of pictures as samples")
     add("--data", required=True, metavar="DIR", help="the data set: a folder of pictures or a tar shard")
     add("--split", metavar="NAME", help="test or validation (default: test where there is one)")
+    add("--protocol", metavar="NAME", help="paper, paper-imagenet or quick: settings that do not move")
     add("--num", metavar="N", help="pictures to generate (default: one for each held-out picture)")
     add("--steps", metavar="K", help="denoising steps (default: the model's)")
     add("--guidance", metavar="W", help="how strongly the prompt pulls; 1 is off (default: the model's)")
     add("--sampler", metavar="NAME", help="default: the model's")
-    add("--seed", metavar="S", default="0", help="seed of the first picture; picture i has S + i (default: 0)")
-    add("--batch-size", metavar="B", default=str(BATCH_SIZE), help=f"pictures at once (default: {BATCH_SIZE})")
+    add("--eta", metavar="E", help="of ddim: 0 is deterministic, 1 ancestral (default: 0)")
+    add("--seed", metavar="S", help="seed of the first picture; picture i has S + i (default: 0)")
+    add("--batch-size", metavar="B", help=f"pictures at once (default: {BATCH_SIZE})")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add("--out", metavar="FILE.json", help="write the report as JSON, and as a table beside it (.md)")
     add("--overwrite", action="store_true", help="replace an existing report")
+    add("--reproduce", metavar="FILE.json", help="measure again as that report was, and say of every number whether it agrees")
     add("--reconstruction-only", action="store_true", help="measure the first stage and generate nothing")
+    add("--bits", metavar="N", help="bits per dimension, or their bound, of at most N held-out pictures")
+    add("--bits-steps", metavar="K", help="steps of the chain that is bounded (default: all of the schedule)")
+    add("--fidelity", metavar="NAMES", help="standard scores by torch-fidelity: all, or some of fid,is,kid,prc")
+    add("--inception", metavar="FILE", help="InceptionV3's weights for fid, is, kid (default: torch-fidelity fetches them)")
+    add("--vgg", metavar="FILE", help="VGG16's weights, for prc (default: torchvision fetches them) and LPIPS")
+    add("--lpips", metavar="FILE", help="LPIPS's linear heads: reconstruction by LPIPS too, with --vgg")
     add("--cache", metavar="DIR", help="where features of real pictures are kept (default: the user's cache folder)")
     add("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Check everything first, then load, measure, print the table and write the report."""
-    draft, num = _draft(args), None if args.num is None else LIMITS.num(number_from_text(args.num))
-    if args.split is not None and args.split not in SPLITS:
-        raise unknown("split", args.split[:40], SPLITS)
+    from sfumato.evaluation.asked import filled, merged, preset_of
+    from sfumato.evaluation.reproduce import agree, compare, read_report
+
+    asked, before = read_asked(args), None
+    if args.reproduce is not None:
+        before = read_report(checked_path("reproduce", args.reproduce))
+        asked = merged(asked, before["manifest"]["asked"])
+    recorded = asked.to_json()
+    asked = filled(asked)
+    draft = _draft(asked)
     data = checked_path("data", args.data)
     if not data.exists():
         raise InputError(f"data: no such folder {args.data!r}; give a folder of pictures or a tar shard.")
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
-
-    from sfumato.evaluation.report import write_report
-    from sfumato.generation.pipeline import load
-
-    pipeline = load(str(checked_path("model", args.model)), args.device)
+    extras = Extras(asked.eta, preset_of(asked), _fidelity(args, asked), _lpips(args), asked.bits, asked.bits_steps, recorded)
     with progress_bar(args.quiet) as progress:
-        report = measure(pipeline, data, draft, args.split, num, cache, progress, not args.reconstruction_only)
+        report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
     if out is not None:
+        from sfumato.evaluation.report import write_report
+
         for path in write_report(report, out):
             print(path)
-    return 0
+    if before is None:
+        return 0
+    lines = compare(before, report)
+    print("\n" + "\n".join(line.text for line in lines))
+    print("Every number agrees." if agree(lines) else "Not every number agrees.")
+    return 0 if agree(lines) else 1
 
 
-def _draft(args: argparse.Namespace) -> Draft:
+def read_asked(args: argparse.Namespace) -> Asked:
+    """The flags as values within their limits; None where nothing was said."""
+    from sfumato.evaluation.asked import Asked
+    from sfumato.evaluation.fidelity import metrics_from_text
+
     def number(name: str) -> Any:
         text = getattr(args, name)
         return None if text is None else number_from_text(text)
 
-    return Draft(
-        prompts=("",),
-        seed=number("seed"),
+    return Asked(
+        protocol=args.protocol,
+        split=args.split,
+        num=number("num"),
         steps=number("steps"),
         guidance=number("guidance"),
         sampler=args.sampler,
+        eta=number("eta"),
+        seed=number("seed"),
         batch_size=number("batch_size"),
+        reconstruction_only=args.reconstruction_only,
+        fidelity=() if args.fidelity is None else metrics_from_text(args.fidelity),
+        bits=number("bits"),
+        bits_steps=number("bits_steps"),
+    )
+
+
+def _draft(asked: Asked) -> Draft:
+    return Draft(
+        prompts=("",),
+        seed=asked.seed or 0,
+        steps=asked.steps,
+        guidance=asked.guidance,
+        sampler=asked.sampler,
+        batch_size=asked.batch_size or BATCH_SIZE,
     )
 
 
@@ -92,9 +141,76 @@ def _out(text: str, overwrite: bool) -> Path:
     return path
 
 
+def _file(name: str, text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = checked_path(name, text)
+    if not path.is_file():
+        raise InputError(f"{name}: no such file {text!r}; give a .pth or .safetensors file.")
+    return path
+
+
+def _fidelity(args: argparse.Namespace, asked: Asked) -> Fidelity | None:
+    from sfumato.evaluation.fidelity import Fidelity, library
+
+    inception, vgg = _file("inception", args.inception), _file("vgg", args.vgg)
+    if not asked.fidelity:
+        if inception is not None:
+            raise InputError("--inception is for --fidelity; give that too.")
+        return None
+    library()
+    return Fidelity(asked.fidelity, inception, vgg)
+
+
+def _lpips(args: argparse.Namespace) -> PerceptualLoss | None:
+    if args.lpips is None:
+        return None
+    heads, vgg = _file("lpips", args.lpips), _file("vgg", args.vgg)
+    if vgg is None or heads is None:
+        raise InputError("--lpips has the linear heads; give VGG16's weights too, with --vgg.")
+    from sfumato.losses.perceptual import PerceptualLoss
+
+    return PerceptualLoss.lpips(vgg, heads)
+
+
 def default_cache() -> Path:
     """`$XDG_CACHE_HOME/sfumato/features` or `~/.cache/sfumato/features`."""
     return cache_folder("features")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What goes beyond a plain evaluation; `asked` is what the manifest records for `--reproduce`."""
+
+    eta: float | None = None
+    preset: Preset | None = None
+    fidelity: Fidelity | None = None
+    lpips: PerceptualLoss | None = None
+    bits: int | None = None
+    bits_steps: int | None = None
+    asked: Mapping[str, Any] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Of `Settings`, what the protocol decides."""
+        preset = self.preset
+        return {} if preset is None else {"repeat": preset.repeat, "num_resamples": preset.num_resamples}
+
+
+def _report(
+    args: argparse.Namespace, asked: Asked, draft: Draft, data: Path, cache: Path, progress: Progress | None, extras: Extras
+) -> Report:
+    """Of a model, or of a folder of pictures where that is none."""
+    from sfumato.cli.evaluate_samples import is_samples, measure_samples
+    from sfumato.generation.pipeline import load
+
+    path = checked_path("model", args.model)
+    if is_samples(path):
+        return measure_samples(path, data, asked, cache, progress, extras, args.device).report
+    pipeline = load(str(path), args.device)
+    found: Report = measure(
+        pipeline, data, draft, asked.split, asked.num, cache, progress, not asked.reconstruction_only, extras
+    )
+    return found
 
 
 def measure(
@@ -106,28 +222,44 @@ def measure(
     cache: Path | None,
     progress: Progress | None,
     generate: bool = True,
+    extras: Extras | None = None,
 ) -> Any:
     """The report of a loaded model on a data set."""
+    from sfumato.cli.evaluate_bits import bits_of
     from sfumato.evaluation.protocol import Settings, evaluate
 
+    extras = extras or Extras()
     request = pipeline.request(draft)
-    source = read_source(pipeline, data, split, num, request.seed)
-    settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size)
+    made = generator(pipeline, draft, extras.eta) if generate else None
+    source = read_source(pipeline, data, split, num, request.seed, _reference_count(extras))
+    settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size, lpips=extras.lpips, **extras.settings())
     LIMITS.seed(request.seed, num or len(source.sets.held))
-    found = evaluate(
+    if generate:
+        source.sets.check_count(num, settings.repeat)
+    bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, extras.bits_steps, request, progress)
+    found: Evaluation = evaluate(
         pipeline.model.first_stage,
         source.sets,
         settings,
-        generator(pipeline, draft) if generate else None,
+        made,
         device=pipeline.device,
         cache=cache,
-        about=about(pipeline, request, source, data),
+        about=about(pipeline, request, source, data, extras),
         progress=progress,
+        bits=bits,
+        fidelity=extras.fidelity,
     )
     return found.report
 
 
-def read_source(pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int) -> Source:
+def _reference_count(extras: Extras) -> int | None:
+    """Training pictures to compare with: a protocol's own number, whatever the number of held-out captions."""
+    return extras.preset.num if extras.preset is not None and extras.preset.repeat else None
+
+
+def read_source(
+    pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int, rest: int | None = None
+) -> Source:
     """The data set in the shape and the words of the model."""
     from sfumato.conditioners.label import ClassLabel
     from sfumato.conditioners.none import Unconditional
@@ -142,23 +274,40 @@ def read_source(pipeline: Pipeline, data: Path, split: str | None, num: int | No
         return record.label or "" if isinstance(model.conditioner, ClassLabel) else caption_of(record)
 
     shape = (model.first_stage.channels, *model.image_size)
-    return read_sets(data, shape, name=split, num=num, say=say, seed=seed)
+    return read_sets(data, shape, name=split, num=num, say=say, seed=seed, rest=rest)
 
 
-def generator(pipeline: Pipeline, draft: Draft) -> Generate:
-    """The model as the protocol wants it: prompts and consecutive seeds in, bytes of the model's own channels out."""
+def generator(pipeline: Pipeline, draft: Draft, eta: float | None = None) -> Generate:
+    """The model as the protocol wants it: prompts and consecutive seeds in, bytes of the model's own channels out.
+
+    eta: of DDIM. Raises `InputError` where the model is not sampled by that.
+    """
     import dataclasses
 
     import torch
 
+    from sfumato.generation.engine import run as run_engine
+    from sfumato.priors.diffusion import DiffusionSettings
+    from sfumato.samplers import DDIM
+
+    if eta is not None:
+        known = pipeline.settings(pipeline.request(draft))
+        if not isinstance(known, DiffusionSettings) or not isinstance(known.sampler, DDIM):
+            raise InputError(f"eta: got {eta:g}, and {pipeline.name} is not sampled by ddim here; leave --eta out.")
+
     def generate(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        asked = dataclasses.replace(draft, prompts=tuple(prompts), seed=seeds[0])
-        return torch.stack([made.pixels for made in pipeline.stream(pipeline.request(asked))])
+        request = pipeline.request(dataclasses.replace(draft, prompts=tuple(prompts), seed=seeds[0]))
+        if eta is None:
+            return torch.stack([made.pixels for made in pipeline.stream(request)])
+        settings: Any = pipeline.settings(request)
+        settings = dataclasses.replace(settings, sampler=dataclasses.replace(settings.sampler, eta=eta))
+        stream = run_engine(pipeline.model, request, settings, pipeline.device, None, pipeline.tiling)
+        return torch.stack([made.pixels for made in stream])
 
     return generate
 
 
-def about(pipeline: Pipeline, request: Request, source: Source, data: Path) -> dict[str, Any]:
+def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extras: Extras) -> dict[str, Any]:
     """What the manifest says of the model, the sampling and the data."""
     return {
         "model": {"name": pipeline.name, "weights_sha256_10": pipeline.hash},
@@ -168,8 +317,22 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path) -> d
             "guidance": request.guidance,
             "size": [request.height, request.width],
         },
+        "sampler": sampler_settings(request.sampler, extras.eta),
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
+        "asked": dict(extras.asked or {}),
     }
+
+
+def sampler_settings(name: str, eta: float | None) -> dict[str, Any]:
+    """Every setting of a named sampler, as JSON: eta and the like."""
+    import dataclasses
+    from enum import Enum
+
+    from sfumato.samplers import SAMPLERS
+
+    sampler: Any = SAMPLERS[name]
+    found = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(sampler)} | ({} if eta is None else {"eta": eta})
+    return {key: value.value if isinstance(value, Enum) else value for key, value in found.items()}
 
 
 @contextmanager

@@ -32,6 +32,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("sfumato.cli.train", "train a latent diffusion model on a folder of pictures"),
     "data": ("sfumato.cli.data", "build a data set"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model on held-out pictures"),
+    "compare": ("sfumato.cli.compare", "train every family for the same time, and judge them on one page"),
+    "study": ("sfumato.cli.study", "train many models and compare them: how much the first stage should compress"),
     "explain": ("sfumato.cli.explain", "say why a model does what it does, in figures"),
     "convert": ("sfumato.cli.convert", "write a model again in another form or precision"),
     "inspect": ("sfumato.cli.inspect", "say what a checkpoint, a LoRA or a model directory is"),

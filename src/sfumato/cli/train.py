@@ -129,5 +129,6 @@ def memory(config: RunConfig, counts: dict[str, int]) -> dict[str, float]:
     factor = 2 ** (len(network.multipliers) - 1) if network is not None else 1
     cells = prior.train.batch_size / prior.train.accumulate * (size / factor) ** 2
     weights = 20.0 * (counts["prior"] + counts["conditioner"])
-    result["memory of the prior"] = weights + 40 * 4 * cells * prior.model.network.channels * 1.5
+    wide = getattr(getattr(prior.model, "network", None), "channels", 0)
+    result["memory of the prior"] = weights + 40 * 4 * cells * wide * 1.5
     return result

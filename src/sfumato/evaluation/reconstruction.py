@@ -21,7 +21,7 @@ class Reconstructions:
     """pixels: (N, C, H, W) uint8, the model's own channels. psnr in dB (equal pictures count 100), ssim, perceptual: (N,).
 
     Pictures with transparency are compared on white; `alpha_psnr` (N,) is that of their fourth channel, None without.
-    `ssim` is None for pictures smaller than its window.
+    `ssim` is None for pictures smaller than its window. lpips: (N,) where its weights were given.
     """
 
     pixels: Tensor
@@ -29,6 +29,7 @@ class Reconstructions:
     ssim: Tensor | None
     perceptual: Tensor
     alpha_psnr: Tensor | None = None
+    lpips: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -38,6 +39,7 @@ def reconstruction(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
     on_batch: OnBatch | None = None,
+    lpips: PerceptualLoss | None = None,
 ) -> Reconstructions:
     """Reconstruct (N, C, H, W) uint8 pictures from the mode of q(z | x) and compare 8-bit pictures."""
     distance = PerceptualLoss.embedded()
@@ -51,10 +53,18 @@ def reconstruction(
         shown, shown_hat = on_white(unit), on_white(unit_hat)
         similarity = ssim(shown_hat, shown) if structured else x.new_zeros(len(x))
         alpha = psnr(unit_hat[:, 3:], unit[:, 3:]) if transparent else x.new_zeros(len(x))
-        scores = (psnr(shown_hat, shown), similarity, distance(x_hat, x), alpha)
+        published = x.new_zeros(len(x)) if lpips is None else lpips(x_hat, x)
+        scores = (psnr(shown_hat, shown), similarity, distance(x_hat, x), alpha, published)
         found.append((made.cpu(), *(score.cpu() for score in scores)))
         if on_batch is not None:
             on_batch(part.stop, len(pixels))
-    made, ratio, similarity, perceived, alpha = (torch.cat(parts) for parts in zip(*found, strict=True))
+    made, ratio, similarity, perceived, alpha, published = (torch.cat(parts) for parts in zip(*found, strict=True))
     ratio, alpha = ratio.clamp(max=MAX_PSNR), alpha.clamp(max=MAX_PSNR)
-    return Reconstructions(made, ratio, similarity if structured else None, perceived, alpha if transparent else None)
+    return Reconstructions(
+        made,
+        ratio,
+        similarity if structured else None,
+        perceived,
+        alpha if transparent else None,
+        None if lpips is None else published,
+    )

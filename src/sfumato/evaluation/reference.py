@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.errors import MachineError
 from sfumato.evaluation.data import EvaluationData
-from sfumato.evaluation.scoring import OnBatch, Scorer
+from sfumato.evaluation.scoring import Features, OnBatch
 from sfumato.io.files import write_bytes
 
 
@@ -26,7 +26,7 @@ class ReferenceCache:
     def features(
         self,
         data: EvaluationData,
-        scorer: Scorer,
+        scorer: Features,
         device: torch.device | str = "cpu",
         batch_size: int = 32,
         on_batch: OnBatch | None = None,
@@ -39,7 +39,7 @@ class ReferenceCache:
             self._write(key, found)
         return found
 
-    def key(self, data: EvaluationData, scorer: Scorer) -> str:
+    def key(self, data: EvaluationData, scorer: Features) -> str:
         """SHA-256 of everything that decides the features."""
         return hashlib.sha256(json.dumps([data.fingerprint, scorer.describe()], sort_keys=True).encode()).hexdigest()
 

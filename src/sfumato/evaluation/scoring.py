@@ -8,18 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.data import batches
+from sfumato.evaluation.data import EvaluationData, batches
 from sfumato.features.mobilenet import MobileNetV2Features, asset_sha256, load_mobilenet
 from sfumato.features.views import resize_square
 from sfumato.generation.pixels import to_unit
 
 OnBatch = Callable[[int, int], None]
 """Called with how many pictures are done, and of how many."""
+
+
+class Features(Protocol):
+    """A network that scores: what it is, as JSON, and (N, C, H, W) uint8 -> (N, D) fp32 features on the CPU."""
+
+    def describe(self) -> dict[str, Any]: ...
+
+    def __call__(
+        self, pixels: Tensor, device: torch.device | str = "cpu", batch_size: int = 32, on_batch: OnBatch | None = None
+    ) -> Tensor: ...
+
+
+FeatureSource = Callable[[EvaluationData, Features], Tensor]
+"""(real pictures, network) -> their features, (N, D), computed or found."""
 
 
 @dataclass(frozen=True)

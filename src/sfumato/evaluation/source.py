@@ -14,10 +14,10 @@ from sfumato.data.decode import DecodeError
 from sfumato.data.folder import Record, scan
 from sfumato.data.split import Split, split
 from sfumato.errors import InputError, unknown
+from sfumato.evaluation.asked import SPLITS
 from sfumato.evaluation.data import EvaluationData, choose
-from sfumato.evaluation.protocol import Sets
+from sfumato.evaluation.settings import Sets
 
-SPLITS = ("test", "validation")
 MOST_HELD = 5000
 """Held-out pictures beyond these are left out, by chance: a larger gallery makes retrieval a different question."""
 
@@ -63,11 +63,13 @@ def read_sets(
     num: int | None = None,
     say: Say = caption_of,
     seed: int = 0,
+    rest: int | None = None,
 ) -> Source:
     """Pictures of `shape` (C, H, W) for an evaluation that draws `num` of split `name` (None: test, else validation).
 
     With `num` above the split's size, validation captions help out the test's, never the other way round. The other
-    real pictures are as many from training, chosen once for all seeds. Raises `InputError`: no such folder or split.
+    real pictures are `rest` from training (None: as many as are drawn), chosen once for all seeds. Raises `InputError`: no such
+    folder or split.
     """
     if name not in (None, *SPLITS):
         raise unknown("split", str(name), SPLITS)
@@ -83,8 +85,14 @@ def read_sets(
     extra_wanted = max(0, wanted - len(held))
     extra = loader.some([more[i] for i in choose(len(more), extra_wanted, seed)])
     drawn = min(wanted, len(held) + (0 if extra is None else len(extra)))
-    rest = loader.some([parts.train[i] for i in choose(len(parts.train), drawn, 0)])
-    return Source(Sets(held, extra, rest), chosen, loader.unreadable)
+    others = loader.some([parts.train[i] for i in choose(len(parts.train), drawn if rest is None else rest, 0)])
+    return Source(Sets(held, extra, others), chosen, loader.unreadable)
+
+
+def read_records(records: Sequence[Record], shape: tuple[int, int, int], say: Say) -> tuple[EvaluationData, int]:
+    """The pictures in `shape` (C, H, W), and how many could not be read. Raises `InputError` when none could."""
+    loader = _Loader(shape, say)
+    return loader.read(records), loader.unreadable
 
 
 class _Loader:

@@ -103,14 +103,14 @@ def curve(
     in_pixels = isinstance(first_stage, IdentityFirstStage)
     nats = torch.zeros(len(plan) + 1, dtype=torch.float64)  # L_T, then one a step
     errors = torch.zeros(len(plan) - 1, dtype=torch.float64)
-    for part in _parts(len(pixels), batch_size):
+    for part in parts(len(pixels), batch_size):
         x = to_unit(pixels[part].to(device))
         noise = PictureNoise(range(seed + part.start, seed + part.stop))
-        z = _sample(first_stage.posterior(x), noise)
-        estimate = _clipped(estimates(part)) if in_pixels else estimates(part)
+        z = latent_sample(first_stage.posterior(x), noise)
+        estimate = clipped(estimates(part)) if in_pixels else estimates(part)
         nats[0] += float(prior_term(schedule, z).sum())
         for index, term in enumerate(terms(estimate, schedule, z, noise, plan, variance, in_pixels)):
-            errors[index] += _squared_error(first_stage.decode(term.x_0), x)
+            errors[index] += squared_error(first_stage.decode(term.x_0), x)
             nats[index + 1] += 0.0 if term.nats is None else float(term.nats.sum())
         if on_batch is not None:
             on_batch(part.stop, len(pixels))
@@ -130,11 +130,11 @@ def first_stage_point(
     """
     check_pixels(pixels)
     moments, codes, error, size = _Moments(), None, 0.0, 0
-    for part in _parts(len(pixels), batch_size):
+    for part in parts(len(pixels), batch_size):
         x = to_unit(pixels[part].to(device))
         q = first_stage.posterior(x)
-        z = _sample(q, PictureNoise(range(seed + part.start, seed + part.stop)))
-        error += _squared_error(first_stage.decode(z), x)
+        z = latent_sample(q, PictureNoise(range(seed + part.start, seed + part.stop)))
+        error += squared_error(first_stage.decode(z), x)
         if isinstance(first_stage, VQFirstStage):
             found = _counts(first_stage, z)
             codes = found if codes is None else codes + found
@@ -201,16 +201,16 @@ def _counts(first_stage: VQFirstStage, z: Tensor) -> Tensor:
     return torch.bincount(indices.flatten().cpu(), minlength=first_stage.config.codebook_size).double()
 
 
-def _sample(q: DiagonalGaussian, noise: PictureNoise) -> Tensor:
+def latent_sample(q: DiagonalGaussian, noise: PictureNoise) -> Tensor:
     """Of q(z | x), by the pictures' own noise: independent of the batch size."""
     return q.mean if q.log_variance is None else q.mean + torch.exp(0.5 * q.log_variance) * noise(q.mean)
 
 
-def _clipped(estimate: Estimate) -> Estimate:
+def clipped(estimate: Estimate) -> Estimate:
     return lambda x_t, t: estimate(x_t, t).clamp(-1, 1)
 
 
-def _squared_error(x_hat: Tensor, x: Tensor) -> float:
+def squared_error(x_hat: Tensor, x: Tensor) -> float:
     """The sum of squares on the scale 0 ... 255, of x_hat clipped to it."""
     difference = (x_hat.float().clamp(-1, 1) - x).cpu().double() * 127.5
     return float(difference.square().sum())
@@ -220,5 +220,5 @@ def _bits(nats: float, pixels: Tensor) -> float:
     return nats / (pixels.numel() * math.log(2))
 
 
-def _parts(count: int, size: int) -> Iterator[slice]:
+def parts(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))

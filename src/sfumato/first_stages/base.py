@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from sfumato.latent import Latent
+from sfumato.errors import InputError
+from sfumato.latent import Codes, Latent
 from sfumato.posterior import DiagonalGaussian
 
 
@@ -28,12 +29,26 @@ class Decoder(nn.Module, ABC):
         """(B, ...) latents in unit scale -> (B, C, H, W) pixels in [-1, 1], not clipped."""
 
 
+class CodesFace(Decoder):
+    """A first stage as whole numbers, which autoregressive priors see: no unit scale. Its weights are the first stage's."""
+
+    latent: Codes
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) pixels in [-1, 1] -> int64 codes (B, *latent.shape(H, W))."""
+
+
 class FirstStage(Decoder):
     """Owns its units: latents leave and enter with mean 0 and variance 1 over the data set."""
 
     @abstractmethod
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """(B, C, H, W) pixels in [-1, 1] -> q(z | x) in unit scale."""
+
+    def codes(self) -> CodesFace:
+        """The same as whole numbers. Raises `InputError` where the latents are not."""
+        raise InputError(f"{type(self).__name__} has no codes; an autoregressive prior needs a VQ or an identity first stage.")
 
     @property
     @abstractmethod

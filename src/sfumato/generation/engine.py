@@ -136,10 +136,10 @@ def _make(
         if z.device.type == "cpu":  # a GPU would have to wait for the answer; there the last step tells
             _check_finite(z, chunk, number, step.total)
         if on_step is not None:
-            on_step(Progress(chunk, number, step.total, step.z_0, model.first_stage, request.background, tiling))
+            on_step(Progress(chunk, number, step.total, step.z_0, model.space, request.background, tiling))
     assert z is not None, "a prior yields at least one step"
     _check_finite(z, chunk, number, number)
-    x = decode(model.first_stage, z, tiling)  # (B, C, H, W)
+    x = decode(model.space, z, tiling)  # (B, C, H, W)
     _check_finite(x, chunk, number, number)
     images = to_pictures(x, request.background)
     return [Made(*one) for one in zip(chunk, to_bytes(x).cpu(), images, strict=True)]

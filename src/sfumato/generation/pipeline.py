@@ -12,11 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.conditioners.none import Unconditional
-from sfumato.diffusion.grids import Spacing
-from sfumato.diffusion.guidance import Guidance
 from sfumato.diffusion.guide import Guide, Score
 from sfumato.errors import InputError, unknown
-from sfumato.first_stages.base import FirstStage
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, NotFiniteError, OnStep, run
 from sfumato.generation.guides import small_picture
@@ -26,14 +23,15 @@ from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
 from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
+from sfumato.generation.settings import has_sampler, settings_for
 from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
-from sfumato.latent import Grid
+from sfumato.latent import Codes, Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings, Start
+from sfumato.priors.flow import FlowPrior
 from sfumato.priors.regression import RegressionPrior
-from sfumato.samplers import SAMPLERS
 from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
@@ -71,11 +69,15 @@ class Pipeline(TaskMethods):
 
     @property
     def multiple(self) -> int:
-        """A picture's sides are multiples of this many pixels: the first stage's factor times the denoiser's own."""
-        latent, prior = self.model.first_stage.latent, self.model.prior
+        """A picture's sides are multiples of this many pixels: the first stage's factor times the prior network's own."""
+        latent, prior = self.model.space.latent, self.model.prior
+        if isinstance(latent, Codes):
+            return max(latent.factors)
         if not isinstance(latent, Grid):
-            raise InputError(f"this model's latents are {type(latent).__name__}; pictures are made from a Grid.")
-        return latent.factor * (prior.config.network.factor if isinstance(prior, DiffusionPrior | RegressionPrior) else 1)
+            return 1  # a generator's one size is checked when it draws
+        return latent.factor * (
+            prior.config.network.factor if isinstance(prior, DiffusionPrior | RegressionPrior | FlowPrior) else 1
+        )
 
     @property
     def draws_transparency(self) -> bool:
@@ -91,6 +93,10 @@ class Pipeline(TaskMethods):
             )
         if not draft.prompts:  # a model that needs more than a prompt says what, rather than that it got none
             self.model.conditioner.from_prompt("", self.model.image_size)
+        if not has_sampler(self.model.prior) and (draft.steps is not None or draft.sampler is not None):
+            raise InputError(
+                f"steps, sampler: the model {shorten(self.name)} is no diffusion model and has none to choose; leave them out."
+            )
         defaults = self.loaded.defaults
         return draft.complete(
             steps=defaults.steps,
@@ -101,15 +107,9 @@ class Pipeline(TaskMethods):
             needs_prompt=self.needs_prompt,
         )
 
-    def settings(self, request: Request) -> DiffusionSettings:
-        """The diffusion prior's sampling settings for a request; `defaults` give what a request cannot say."""
-        defaults = self.loaded.defaults
-        return DiffusionSettings(
-            sampler=SAMPLERS[request.sampler],
-            num_steps=request.steps,
-            spacing=None if defaults.spacing is None else Spacing(defaults.spacing),
-            guidance=Guidance(interval=defaults.guidance_interval, rescale=defaults.guidance_rescale),
-        )
+    def settings(self, request: Request) -> Any:
+        """The prior's sampling settings for a request; the model's defaults give what a request cannot say."""
+        return settings_for(self.model.prior, replace(self.loaded.defaults, sampler=request.sampler, steps=request.steps))
 
     def stream(
         self,
@@ -125,7 +125,13 @@ class Pipeline(TaskMethods):
         start: a latent to begin from in place of pure noise (`start_from`). inputs: as in `generate`. known: the part of the
         latent that stays (`known_from`). guide: a score that moves every estimate (`guide_from`).
         """
-        settings = replace(self.settings(request), start=start, known=known, guide=guide)
+        settings = self.settings(request)
+        if isinstance(settings, DiffusionSettings):
+            settings = replace(settings, start=start, known=known, guide=guide)
+        elif not (start is None and known is None and guide is None):
+            raise InputError(
+                f"the model {shorten(self.name)} is no diffusion model: it begins from no picture and follows none."
+            )
         try:
             for made in run(self.model, request, settings, self.device, on_step, self.tiling, inputs):
                 made.image.info.update(self.parameters(request, made.picture).to_info())
@@ -139,10 +145,7 @@ class Pipeline(TaskMethods):
     @property
     def channels(self) -> int:
         """Of the pictures that the first stage encodes: 1 grey, 3 RGB, 4 with transparency."""
-        first_stage = self.model.first_stage
-        if not isinstance(first_stage, FirstStage):
-            raise InputError("image: this model has no encoder, so it cannot begin from a picture.")
-        return first_stage.channels
+        return self.model.encoder.channels
 
     def start_from(self, image: Image.Image, strength: float, request: Request) -> Start:
         """`image`, resized to the request's size and encoded, as where to begin; `strength` is the share of the steps."""
@@ -155,7 +158,7 @@ class Pipeline(TaskMethods):
     @torch.inference_mode()
     def encoded(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] -> their most likely latents in unit scale, in tiles where they are large."""
-        return encode(self.model.first_stage, x.to(self.device), self.tiling).mean
+        return encode(self.model.encoder, x.to(self.device), self.tiling).mean
 
     def known_from(
         self, image: Image.Image, mask: Image.Image, request: Request, resampling: int = 1, jump: int = 1, margin: int = MARGIN
@@ -165,11 +168,8 @@ class Pipeline(TaskMethods):
         resampling: how often every `jump` steps are walked again so that the new part fits the old one, each time at the price
         of those steps.
         """
-        first_stage = self.model.first_stage
-        if not isinstance(first_stage, FirstStage):
-            raise InputError("mask: this model has no encoder, so it cannot keep a part of a picture.")
         return known_part(
-            first_stage,
+            self.model.encoder,
             image,
             mask,
             (request.height, request.width),
@@ -198,13 +198,14 @@ class Pipeline(TaskMethods):
 
     def parameters(self, request: Request, picture: Picture) -> Parameters:
         """What a picture's file says about how it was made."""
+        stepped = has_sampler(self.model.prior)
         return Parameters(
             prompt=picture.prompt,
             negative=request.negative,
             seed=picture.seed,
-            steps=request.steps,
+            steps=request.steps if stepped else None,
             guidance=dict(request.guidance) if isinstance(request.guidance, Mapping) else request.guidance,
-            sampler=request.sampler,
+            sampler=request.sampler if stepped else None,
             height=request.height,
             width=request.width,
             model=self.name,

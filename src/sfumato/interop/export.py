@@ -79,6 +79,10 @@ def published_networks(config: ModelConfig) -> tuple[UNetConfig, KLConfig | VQCo
         raise InputError(
             "a first stage of finite scalar quantization has no published form, only codebooks have; keep the native form."
         )
+    if isinstance(stage, VQConfig) and stage.quantizer is not None:
+        raise InputError(
+            f"a first stage of the quantizer {stage.quantizer.method} has no published form; keep the native form."
+        )
     if prior.prediction not in PREDICTIONS:
         raise InputError(f"the prediction {prior.prediction.value} has no published form, only eps and v have.")
     if schedule.name is not ScheduleName.scaled_linear or schedule.num_steps != 1000:

@@ -35,6 +35,8 @@ from sfumato.interop.scale import with_one_scale
 from sfumato.io.files import write_json
 from sfumato.io.storage import Storage
 from sfumato.networks.unet import UNetConfig
+from sfumato.priors.diffusion import DiffusionConfig
+from sfumato.priors.regression import RegressionConfig
 
 UPSCALE_FACTOR = 0.08333
 NOTHING = [None, None]
@@ -111,14 +113,21 @@ def short_factor(factor: float) -> float:
 
 
 def _networks(config: ModelConfig, form: Form) -> tuple[UNetConfig, KLConfig | VQConfig]:
-    unet, stage = config.prior.network, config.first_stage
+    prior, stage = config.prior, config.first_stage
     no = "has no diffusers form here"
+    if not isinstance(prior, DiffusionConfig | RegressionConfig):
+        raise InputError(f"a prior of the kind {prior.kind} {no}, only diffusion has; keep the native form.")
+    unet = prior.network
     if not isinstance(unet, UNetConfig):
         raise InputError(f"a denoiser of the kind {unet.kind} {no}, only U-Nets have; keep the native form.")
     if not isinstance(stage, KLConfig | VQConfig):
         raise InputError(f"a first stage of the kind {stage.kind} {no}, only kl and vq have; keep the native form.")
     if isinstance(stage, VQConfig) and stage.levels:
         raise InputError(f"a first stage of finite scalar quantization {no}, only codebooks have; keep the native form.")
+    if isinstance(stage, VQConfig) and stage.quantizer is not None:
+        raise InputError(
+            f"a first stage of the quantizer {stage.quantizer.method} {no}, only codebooks have; keep the native form."
+        )
     if not isinstance(stage, KLConfig) and form.pipeline not in pipelines.LATENT_DIFFUSION:
         raise InputError(f"a first stage of the kind {stage.kind} has no form in {form.pipeline}, which has a KL autoencoder.")
     colours = stage.network.image_channels

@@ -146,6 +146,7 @@ def load_first_stage(
     factor = scale_factor if scale_factor is not None else 1.0 if stored is None else stored
     with hollow():
         model = build_first_stage(found.first_stage)
+    assert isinstance(model, FirstStage)
     keys = compvis.first_stage_keys(found.first_stage).prefixed("", found.first_stage_prefix)
     tensors: dict[str, Loadable] = _renamed(checkpoint.index, keys) | _held("", statistics(found.first_stage, factor))
     _fill(model, tensors, checkpoint, device, dtype, compvis.STATISTICS)

@@ -34,7 +34,8 @@ FORMAT = 1
 class SamplingDefaults:
     """What `generate` uses where the user says nothing.
 
-    `spacing`: the plan of times, none for the sampler's own. `guidance_interval`: (low, high) in t, or none.
+    `spacing`: the plan of times, none for the sampler's own. `guidance_interval`: (low, high) in t, or none. The last three are
+    for priors that are no diffusion: `temperature` of codes or of noise, `top_k` and `top_p` of codes, none for all of them.
     """
 
     sampler: str = "dpmpp_2m"
@@ -43,6 +44,9 @@ class SamplingDefaults:
     guidance: float = 4.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         if self.spacing is not None and self.spacing not in [s.value for s in Spacing]:

@@ -1,4 +1,4 @@
-"""Bits per dimension of 8-bit pictures under a continuous density.
+"""Bits per dimension of 8-bit pictures under a continuous density, and of whole numbers under a probability.
 
 A pixel k in 0 .. 255 becomes y = k + u, u ~ U[0, 1), and lives in the unit bin [k, k + 1). Then
 
@@ -10,7 +10,8 @@ p(y) = p(x) w^D, so that
 
     bits per dimension = -log p(x) / (D ln 2) - log2(w)
 
-which adds 8 for pixels in [0, 1), w = 1/256, and 7 for the [-1, 1) used here, w = 1/128.
+which adds 8 for pixels in [0, 1), w = 1/256, and 7 for the [-1, 1) used here, w = 1/128. A probability of whole numbers, as an
+autoregressive model of pixels or codes gives it, is exact and needs no noise: w = 1 adds nothing.
 """
 
 from __future__ import annotations
@@ -42,5 +43,9 @@ def requantize(x: Tensor) -> Tensor:
 
 
 def bits_per_dimension(log_prob: Tensor, num_dims: int, bin_width: float = BIN_WIDTH) -> Tensor:
-    """log_prob: log densities in nats, of `num_dims` elements each, in units where an 8-bit level is `bin_width` wide."""
+    """log_prob: log densities in nats, of `num_dims` elements each, in units where an 8-bit level is `bin_width` wide.
+
+    `bin_width` 1 is for probabilities of whole numbers, as of codes: -log_prob / (num_dims ln 2). Of a picture the dimensions
+    are its C * H * W pixel values; of codes, divided by their own number, it is bits per code.
+    """
     return -log_prob / (num_dims * math.log(2)) - math.log2(bin_width)

@@ -18,18 +18,18 @@ def radii(features: Tensor, k: int = 3) -> Tensor:
         raise ValueError(f"a manifold with k = {k} needs more than {k} features, not {len(features)}.")
     found = []
     for start in range(0, len(features), CHUNK):
-        distances = _distances(features[start : start + CHUNK], features)
-        found.append(distances.kthvalue(k + 1, dim=1).values)  # the nearest is itself
+        between = distances(features[start : start + CHUNK], features)
+        found.append(between.kthvalue(k + 1, dim=1).values)  # the nearest is itself
     return torch.cat(found)
 
 
 def inside(queries: Tensor, features: Tensor, radius: Tensor) -> Tensor:
     """(M, D) queries, (N, D) features with (N,) radii -> (M,) bool: in at least one ball."""
-    parts = [(_distances(q, features) <= radius).any(1) for q in queries.split(CHUNK)]
+    parts = [(distances(q, features) <= radius).any(1) for q in queries.split(CHUNK)]
     return torch.cat(parts)
 
 
-def _distances(a: Tensor, b: Tensor) -> Tensor:
+def distances(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean, by differences: exact 0 for equal features, which the expanded square is not."""
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 

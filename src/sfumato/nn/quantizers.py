@@ -44,10 +44,16 @@ class Quantized:
 
 
 class Quantizer(nn.Module, ABC):
-    """(B, C, h, w) <-> (B, h, w) indices of `num_codes` codes of `channels` channels."""
+    """(B, C, h, w) <-> (B, h, w) indices of `num_codes` codes of `channels` channels; (B, depth, h, w) where depth is not 1.
+
+    `reset`, any number of `observe`, `update` are one step of training, for codes that move by what they stand for and not by
+    gradients; others do nothing. capturable: whether a CUDA graph may hold it.
+    """
 
     num_codes: int
     channels: int
+    depth: int = 1
+    capturable: bool = True
 
     @abstractmethod
     def indices(self, z: Tensor) -> Tensor:
@@ -60,6 +66,15 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def quantize(self, z: Tensor) -> Quantized:
         """(B, C, h, w) -> its codes with gradients, losses and gauges, in fp32."""
+
+    def reset(self) -> None:
+        """Forget what was observed since the last update."""
+
+    def observe(self, z: Tensor, codes: Tensor, rng: torch.Generator | None = None) -> None:
+        """(B, C, h, w) latents and their codes, a part of a step. `rng` draws what dead codes may become."""
+
+    def update(self) -> None:
+        """Move the codes, after an applied step."""
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, C, h, w) -> the codes, the same shape and type."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.conditioning import Conditioning, Twins
@@ -24,11 +23,12 @@ from sfumato.errors import InputError
 from sfumato.latent import Codes
 from sfumato.networks.gpt import GPT, GPTConfig
 from sfumato.networks.pixelcnn import PixelCNN, PixelCNNConfig
+from sfumato.networks.pixelcnn_pp import PixelCNNPP, PixelCNNPPConfig
 from sfumato.networks.raster import CodeNetwork, to_grid
 from sfumato.noise import NoiseSource
 from sfumato.priors.base import Loss, Prior, Step
 
-CodeNetworkConfig = GPTConfig | PixelCNNConfig
+CodeNetworkConfig = GPTConfig | PixelCNNConfig | PixelCNNPPConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def build_code_network(config: CodeNetworkConfig) -> CodeNetwork:
             return GPT(config)
         case PixelCNNConfig():
             return PixelCNN(config)
+        case PixelCNNPPConfig():
+            return PixelCNNPP(config)
 
 
 class AutoregressivePrior(Prior[AutoregressiveSettings]):
@@ -99,7 +101,7 @@ class AutoregressivePrior(Prior[AutoregressiveSettings]):
         return Loss(total, {"loss": total.detach(), "bits": total.detach() / math.log(2)})
 
     def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
-        """log p(z | cond), exact, summed over the codes: (B,) nats. `priors.base.bits_per_dimension` converts it."""
+        """log p(z | cond), exact, summed over the codes: (B,) nats. `metrics.dequantization` converts it to bits."""
         return -self._surprise(z, cond).sum(1)
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: AutoregressiveSettings, noise: NoiseSource) -> Iterator[Step]:
@@ -128,8 +130,7 @@ class AutoregressivePrior(Prior[AutoregressiveSettings]):
         """-log p of each code: (B, N) nats, in the order of the grid's memory."""
         assert not z.is_floating_point(), f"codes are whole numbers, got {z.dtype}"
         codes = z[:, None] if z.ndim == 3 else z  # (B, C, h, w)
-        logits = self.model(codes, cond).float()  # (B, C, h, w, K)
-        return F.cross_entropy(logits.flatten(0, 3), codes.flatten(), reduction="none").unflatten(0, (len(z), -1))
+        return self.model.surprise(codes, cond).flatten(1)
 
 
 def truncated(logits: Tensor, settings: AutoregressiveSettings) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,11 +70,3 @@ class Density(Protocol):
     def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
         """log p(z | cond) of latents z (B, ...), summed over dimensions: (B,) nats."""
         ...
-
-
-def bits_per_dimension(log_prob: Tensor, num_dimensions: int) -> Tensor:
-    """-log_prob / (num_dimensions ln 2): (B,) nats of `num_dimensions` numbers each -> (B,) bits per dimension.
-
-    Of a picture the dimensions are its C * H * W pixel values; of codes, divided by their own number, it is bits per code.
-    """
-    return -log_prob / (num_dimensions * math.log(2))

@@ -27,9 +27,10 @@ from sfumato.priors.base import Loss, Prior, Step
 
 @dataclass(frozen=True)
 class NormalConfig:
-    """Nothing to choose."""
+    """vector_dim: how many of a vector's numbers, its last ones, are the condition's vector and no noise; None for none."""
 
     kind: ClassVar[str] = "normal"
+    vector_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,16 @@ class NormalSettings:
 
 
 class NormalPrior(Prior[NormalSettings]):
-    """N(0, 1) over a `Grid` or a `Vector`; it reads no condition and has no parameter."""
+    """N(0, 1) over a `Grid` or a `Vector`, without parameters. With `vector_dim` z = [eps, cond.vector]: a GAN with classes."""
 
     latent: Grid | Vector
     place: Tensor
 
     def __init__(self, config: NormalConfig, latent: Grid | Vector):
         super().__init__()
+        taken = config.vector_dim or 0
+        if taken and not (isinstance(latent, Vector) and taken < latent.dim):
+            raise InputError(f"normal prior: vector_dim {taken} leaves no noise in {latent}; expected a longer Vector.")
         self.config = config
         self.latent = latent
         self.nothing = nn.Identity()
@@ -62,7 +66,8 @@ class NormalPrior(Prior[NormalSettings]):
         return self.nothing
 
     def log_prob(self, z: Tensor, cond: Conditioning) -> Tensor:
-        """log N(z; 0, 1) summed over dimensions, z (B, ...): (B,) nats, fp32."""
+        """log N(z; 0, 1) summed over the dimensions that are noise, z (B, ...): (B,) nats, fp32."""
+        z = z[:, : z.shape[1] - (self.config.vector_dim or 0)]
         return -0.5 * (z.float().square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
     def loss(self, z: Tensor, cond: Conditioning, rng: torch.Generator | None) -> Loss:
@@ -71,6 +76,10 @@ class NormalPrior(Prior[NormalSettings]):
         return Loss(total, {"loss": total.detach()})
 
     def steps(self, shape: Sequence[int], twins: Twins, settings: NormalSettings, noise: NoiseSource) -> Iterator[Step]:
-        """One step: the noise itself."""
-        z = noise(torch.empty(tuple(shape), device=self.place.device)) * settings.temperature
+        """One step: the noise itself, and the condition's vector behind it where z holds that."""
+        taken, cond = self.config.vector_dim or 0, twins[0][0]
+        cond.check(context=False, vector=taken > 0, concat=False)
+        own = (shape[0], shape[1] - taken, *shape[2:])
+        z = noise(torch.empty(own, device=self.place.device)) * settings.temperature
+        z = z if cond.vector is None else torch.cat([z, cond.vector.to(z)], dim=1)
         yield Step(0, 1, z, z)

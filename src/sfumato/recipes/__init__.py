@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sfumato.recipes import emoji_tasks, tasks
 from sfumato.recipes.emoji import emoji, emoji_f4, emoji_unet
+from sfumato.recipes.families import FAMILIES, tiny_family
 from sfumato.recipes.folder import folder, tiny
 from sfumato.recipes.paper import ldm_f4, ldm_f8
 from sfumato.recipes.quantized import vq_tiny
@@ -47,4 +48,6 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "scenes-semantic": scenes_semantic,
     "ldm-f4": ldm_f4,
     "ldm-f8": ldm_f8,
+    **{f"family-{name}": recipe for name, recipe in FAMILIES.items()},
+    **{f"family-{name}-tiny": tiny_family(name) for name in FAMILIES},
 }

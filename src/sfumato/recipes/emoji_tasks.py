@@ -16,7 +16,7 @@ from sfumato.first_stages.identity import IdentityConfig
 from sfumato.io.storage import Storage
 from sfumato.networks.hourglass import HourglassConfig
 from sfumato.networks.unet import UNetConfig
-from sfumato.priors.diffusion import NetworkConfig
+from sfumato.priors.diffusion import DiffusionConfig, NetworkConfig
 from sfumato.priors.regression import RegressionConfig
 from sfumato.recipes.emoji import emoji
 from sfumato.recipes.tasks import ANY_CLASSES, with_conditioner
@@ -104,6 +104,7 @@ def emoji_retrieval() -> RunConfig:
 
 def _task(name: str, conditioner: TrainedConditionerConfig, network: NetworkConfig, steps: int) -> RunConfig:
     base = emoji()
+    assert isinstance(base.prior.model, DiffusionConfig)
     model = dataclasses.replace(base.prior.model, network=network)
     train = dataclasses.replace(base.prior.train, steps=steps, checkpoint_every=2_000, sample_every=4_000)
     prior = dataclasses.replace(base.prior, model=model, train=train)

@@ -12,6 +12,7 @@ from sfumato.first_stages.kl import KLConfig
 from sfumato.io.storage import Storage
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.hourglass import HourglassConfig
+from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.recipes.emoji import emoji
 from sfumato.recipes.tasks import with_conditioner
 from sfumato.training.config import RunConfig
@@ -57,6 +58,7 @@ def _scenes(name: str, conditioner: TrainedConditionerConfig, steps: int = 5_000
     first = dataclasses.replace(base.first_stage, model=KLConfig(network=autoencoder))
     first = dataclasses.replace(first, train=dataclasses.replace(first.train, steps=4_000))
     train = dataclasses.replace(base.prior.train, steps=steps, checkpoint_every=2_000, sample_every=4_000)
+    assert isinstance(base.prior.model, DiffusionConfig)
     model = dataclasses.replace(base.prior.model, network=_NETWORK)
     prior = dataclasses.replace(base.prior, model=model, train=train, balance_by="")
     data = dataclasses.replace(base.data, channels=3)

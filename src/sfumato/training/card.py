@@ -34,21 +34,62 @@ def _told(conditioner: TrainedConditionerConfig) -> tuple[str, str, str]:
     return " and ".join(row[0] for row in rows), own[1].format(factor=factor), own[2]
 
 
-def _first_stage(config: RunConfig, first: Mapping[str, Any]) -> str:
+KINDS: dict[tuple[str, str], str] = {
+    ("generator", "normal"): "A generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661)",
+    ("kl", "normal"): "A variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114)",
+    ("vq2", "hierarchical"): "A hierarchical autoregressive model of codes (Razavi et al. 2019, arXiv 1906.00446)",
+    ("vq", "autoregressive"): "An autoregressive model of codes (van den Oord et al. 2017, arXiv 1711.00937)",
+    ("identity", "autoregressive"): "An autoregressive model of pixels (van den Oord et al. 2016, arXiv 1601.06759)",
+    ("identity", "flow"): "A normalizing flow of pixels (Kingma & Dhariwal 2018, arXiv 1807.03039)",
+    ("kl", "flow"): "A normalizing flow of latents (Kingma & Dhariwal 2018, arXiv 1807.03039)",
+    ("identity", "diffusion"): "A diffusion model of pixels (Ho et al. 2020, arXiv 2006.11239)",
+}
+"""By kinds of first stage and prior; every other pair is a latent diffusion model's, or its regression baseline."""
+
+
+def _stages(config: RunConfig, first: Mapping[str, Any], prior: Mapping[str, Any]) -> str:
+    """What was trained, a sentence for each stage that was."""
+    said = []
     if config.first_stage.frozen:
-        return f"First stage: that of {config.first_stage.frozen}, as it is."
-    steps, batch, rate = first["steps"], config.first_stage.train.batch_size, first["images_per_second"]
-    return f"First stage: {steps} steps of {batch}, {rate:.0f} images a second in the last call."
+        said.append(f"First stage: that of {config.first_stage.frozen}, as it is.")
+    elif first["steps"]:
+        said.append(_steps("First stage", first, config.first_stage.train.batch_size))
+    if prior["steps"]:
+        said.append(_steps("Prior", prior, config.prior.train.batch_size))
+    return " ".join(said)
+
+
+def _steps(name: str, done: Mapping[str, Any], batch_size: int) -> str:
+    return f"{name}: {done['steps']} steps of {batch_size}, {done['images_per_second']:.0f} images a second in the last call."
+
+
+def _reconstruction(report: Mapping[str, float] | None) -> tuple[str, str]:
+    """What follows the pictures' size, and the section; nothing where there is no encoder or nothing is lost."""
+    if report is None or not report["pictures"]:
+        return "", ""
+    with_alpha, alpha = "", ""
+    if "alpha_psnr" in report:
+        with_alpha = " with transparency"
+        alpha = f"\nCompared on white, as RGB pictures would be. PSNR of alpha alone: {report['alpha_psnr']:.2f} dB.\n"
+    return (
+        with_alpha,
+        f"""
+## Reconstruction of {int(report["pictures"])} held-out pictures by the first stage
+
+| PSNR | SSIM | perceptual distance (embedded) |
+|---|---|---|
+| {report["psnr"]:.2f} dB | {report["ssim"]:.4f} | {report["perceptual"]:.4f} |
+{alpha}""",
+    )
 
 
 def card(config: RunConfig, data: Mapping[str, Any], results: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
     """README.md of a trained model. `data`: audit summary; `results`: what the stages measured."""
     conditioned, command, kind = _told(config.prior.conditioner)
     first, prior = results["first_stage"], results["prior"]
-    report, with_alpha, alpha = first["reconstruction"], "", ""
-    if "alpha_psnr" in report:
-        with_alpha = " with transparency"
-        alpha = f"\nCompared on white, as RGB pictures would be. PSNR of alpha alone: {report['alpha_psnr']:.2f} dB.\n"
+    with_alpha, reconstruction = _reconstruction(first.get("reconstruction"))
+    latent = "A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752)"
+    what = KINDS.get((config.first_stage.model.kind, config.prior.model.kind), latent)
     counts = "\n".join(f"| {name} | {number:,} |" for name, number in parameters.items())
     return f"""---
 library_name: sfumato
@@ -58,7 +99,7 @@ tags: [latent-diffusion, sfumato]
 
 # {config.name}
 
-A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) for {config.data.size}x{config.data.size} pictures{with_alpha},
+{what} for {config.data.size}x{config.data.size} pictures{with_alpha},
 trained by `sfumato train`. Conditioned on: {conditioned}.
 
     sfumato {command} --model DIR
@@ -73,17 +114,10 @@ trained by `sfumato train`. Conditioned on: {conditioned}.
 | part | number |
 |---|---|
 {counts}
-
-## Reconstruction of {int(report["pictures"])} held-out pictures by the first stage
-
-| PSNR | SSIM | perceptual distance (embedded) |
-|---|---|---|
-| {report["psnr"]:.2f} dB | {report["ssim"]:.4f} | {report["perceptual"]:.4f} |
-{alpha}
+{reconstruction}
 ## Training
 
-{_first_stage(config, first)} Prior: {prior["steps"]} steps of {config.prior.train.batch_size},
-{prior["images_per_second"]:.0f} images a second in the last call. Device: {results["device"]}.
+{_stages(config, first, prior)} Device: {results["device"]}.
 
 ## Limits
 

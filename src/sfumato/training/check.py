@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from sfumato.diffusion.grids import times
@@ -9,33 +10,46 @@ from sfumato.diffusion.schedule import make_schedule
 from sfumato.errors import InputError
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.first_stages.vq2 import VQ2Config
+from sfumato.generation.settings import settings_of
 from sfumato.io.pretrained import find_model
+from sfumato.networks.generator import GeneratorConfig
 from sfumato.networks.patchgan import PatchGANConfig
 from sfumato.networks.unet import UNetConfig
 from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.training.config import FirstStageLossConfig, RunConfig
 from sfumato.training.fit import latent_factor
-from sfumato.training.sampler import settings_of
+from sfumato.training.fit_prior import network_factor
 
 
 def check(config: RunConfig) -> None:
     """Raises `InputError` for the first part of a resolved config that does not go with another."""
     size, first, prior = config.data.size, config.first_stage, config.prior.model
-    factor = latent_factor(first.model)
-    whole = factor * prior.network.factor
+    factor, own = latent_factor(first.model), network_factor(prior)
+    if isinstance(first.model, VQ2Config):
+        own = math.lcm(own, first.model.top_factor)
+    whole = factor * own
+    if isinstance(first.model, GeneratorConfig) and first.model.size != size:
+        raise InputError(
+            f"data.size is {size}: expected {first.model.size}, which a generator of {len(first.model.widths)} widths draws; "
+            "first_stage.model.widths and first_stage.discriminator.widths have one more for each doubling of 4."
+        )
     if size % whole:
         raise InputError(
             f"data.size is {size}: expected a multiple of {whole}, since the first stage shrinks by {factor} and the "
-            f"prior's network by {prior.network.factor} more; {max(whole, size // whole * whole)} would do."
+            f"prior's network by {own} more; {max(whole, size // whole * whole)} would do."
         )
-    if isinstance(prior.network, UNetConfig) and prior.network.num_classes is not None:
+    if isinstance(prior, DiffusionConfig) and isinstance(prior.network, UNetConfig) and prior.network.num_classes is not None:
         raise InputError(
             f"prior.model.network.num_classes is {prior.network.num_classes}, and no conditioner gives such classes in "
             "training; set it to null."
         )
-    if isinstance(first.model, KLConfig | VQConfig) and not first.frozen:
+    if isinstance(first.model, KLConfig | VQConfig | VQ2Config) and not first.frozen:
         _check_loss(first.loss, size)
-        if first.loss.codebook_decay > 0 and (isinstance(first.model, KLConfig) or first.model.levels):
+        averaged = isinstance(first.model, VQ2Config) or (
+            isinstance(first.model, VQConfig) and not first.model.levels and not first.model.quantizer
+        )
+        if first.loss.codebook_decay > 0 and not averaged:
             raise InputError(
                 f"first_stage.loss.codebook_decay is {first.loss.codebook_decay}, and this first stage has no codebook; "
                 "set it to 0, and codebook_revive too."

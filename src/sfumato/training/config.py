@@ -15,8 +15,11 @@ from sfumato.errors import InputError
 from sfumato.generation.limits import shorten
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.io.storage import Storage
+from sfumato.networks.discriminator import DiscriminatorConfig
 from sfumato.noise import MAX_SEED
 
+GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
+GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
 MAX_STEPS, MAX_BATCH_SIZE = 10**9, 2**16  # more is a slip of the finger
 
 
@@ -53,6 +56,8 @@ class OptimConfig:
     `optimizer`: "adamw", or "muon" (`sfumato.training.muon`) for matrices, at the same learning rate and decay.
     `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping. `cuda_graphs`: launch a whole step as one
     recorded piece, for networks so small that launching takes longer than computing; without effect on a CPU.
+    `seconds`: a time budget that ends the stage before `steps` are done (`sfumato.training.clock` says what counts), and the
+    cosine with it; 0 for none.
     """
 
     steps: int = 10_000
@@ -76,6 +81,12 @@ class OptimConfig:
     sample_every: int = 1000
     log_every: int = 20
     max_bad_steps: int = 20
+    seconds: float = 0.0
+
+    @property
+    def length(self) -> str:
+        """How long the stage is, in words."""
+        return f"{self.seconds:g} s in steps" if self.seconds > 0 else f"{self.steps} steps"
 
     def __post_init__(self) -> None:
         _at_least(
@@ -83,7 +94,7 @@ class OptimConfig:
         )
         _at_most(self, MAX_STEPS, "steps", "warmup_steps")
         _at_most(self, MAX_BATCH_SIZE, "batch_size")
-        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip")
+        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seconds")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}: expected more than 0.")
         if self.accumulate > self.batch_size:
@@ -142,8 +153,39 @@ class FirstStageLossConfig:
 
 
 @dataclass(frozen=True)
+class GanConfig:
+    """A GAN's game (`sfumato.training.tasks.gan`).
+
+    game: which losses. r1, r2: weights of the penalties, 0 for none; papers that sum the two halves of `d`, which is
+    their mean here but for the relativistic game, have twice the weight. penalty_every, generator_every: steps between.
+
+    discriminator_learning_rate: 0 is the generator's. Optimizers want betas such as (0, 0.99).
+    """
+
+    game: Literal["non-saturating", "hinge", "relativistic"] = "non-saturating"
+    r1: float = 1.0
+    r2: float = 0.0
+    penalty_every: int = 1
+    generator_every: int = 1
+    discriminator_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.r1, self.r2, self.discriminator_learning_rate) < 0:
+            raise InputError(
+                f"gan: r1 {self.r1}, r2 {self.r2}, discriminator_learning_rate {self.discriminator_learning_rate}; "
+                "expected 0 or more."
+            )
+        if min(self.penalty_every, self.generator_every) < 1:
+            raise InputError(
+                f"gan: penalty_every {self.penalty_every}, generator_every {self.generator_every}; expected 1 or more steps."
+            )
+        if self.game not in GAMES:
+            raise InputError(f"gan: game is {self.game!r}; expected non-saturating, hinge or relativistic.")
+
+
+@dataclass(frozen=True)
 class FirstStageRun:
-    """Stage 1: the first stage, its loss and its optimization.
+    """Stage 1: the first stage, its loss and its optimization. `gan` and `discriminator` are a generator's in place of `loss`.
 
     `init`: weights to begin from, with a fresh optimizer: a model directory, or a run's first_stage.safetensors.
     `frozen`: a model or run whose first stage is taken as it is, with its unit scale: nothing is trained here.
@@ -154,6 +196,8 @@ class FirstStageRun:
     train: OptimConfig = field(default_factory=OptimConfig)
     init: str = ""
     frozen: str = ""
+    gan: GanConfig = field(default_factory=GanConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from sfumato.data.dataset import ImageDataset
 from sfumato.errors import InputError
 from sfumato.features.mobilenet import BLOCKS
 from sfumato.first_stages.identity import IdentityConfig
+from sfumato.first_stages.vq2 import VQ2Config
+from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.beside import Beside
 
 FEATURE_STRIDE, FEATURE_WIDTH = 16, BLOCKS[-1].width
@@ -110,15 +112,18 @@ def _classes(data: ImageDataset) -> tuple[str, ...]:
 
 
 def latent_channels(first_stage: FirstStageConfig) -> int:
-    """Channels of a first stage's latents."""
+    """Channels of a first stage's latents; of a generator's noise its numbers."""
     if isinstance(first_stage, IdentityConfig):
         return first_stage.image_channels
-    return first_stage.embed_channels or first_stage.network.latent_channels
+    if isinstance(first_stage, GeneratorConfig):
+        return first_stage.dim
+    own = first_stage.embed_channels or first_stage.network.latent_channels
+    return 2 * own if isinstance(first_stage, VQ2Config) else own
 
 
 def latent_factor(first_stage: FirstStageConfig) -> int:
-    """How many times smaller latents are than pictures."""
-    return 1 if isinstance(first_stage, IdentityConfig) else first_stage.network.factor
+    """How many times smaller latents are than pictures; 1 for a generator's, which have no size."""
+    return 1 if isinstance(first_stage, IdentityConfig | GeneratorConfig) else first_stage.network.factor
 
 
 def slots(config: TrainedConditionerConfig, latent: int) -> Slots:

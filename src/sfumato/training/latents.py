@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -84,12 +85,43 @@ def fit_preview(moments: Moments, small: Tensor, mean: Tensor, std: Tensor, limi
     return torch.linalg.solve(inputs.T @ inputs / len(inputs) + ridge, inputs.T @ targets / len(inputs))
 
 
-def normalize(first_stage: FirstStage, moments: Moments, small: Tensor) -> dict[str, list[float]]:
-    """Measure the unit scale and store it in the first stage, where it has one; returns the numbers."""
-    mean, std = statistics(moments)
+def normalize(first_stage: FirstStage, moments: Moments, small: Tensor, unit: bool = True) -> dict[str, list[float]]:
+    """Measure the unit scale and store it in the first stage, where it has one; returns the numbers.
+
+    Without `unit` latents stay as they are, mean 0 and scale 1, as a prior wants that the first stage was trained against.
+    """
+    mean, std = (
+        statistics(moments)
+        if unit
+        else (torch.zeros(moments.mean.shape[1]).double(), torch.ones(moments.mean.shape[1]).double())
+    )
     if isinstance(first_stage, LearnedFirstStage):
         first_stage.set_statistics(mean.float(), std.float(), fit_preview(moments, small, mean, std).float())
     return {"mean": mean.tolist(), "std": std.tolist()}
+
+
+class Source(Protocol):
+    """Batches of what a prior sees and of prepared conditions, as functions of the step."""
+
+    def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Prepared]:
+        """(B, ...) latents or codes and their prepared conditions (B, ...)."""
+        ...
+
+
+class Draw:
+    """Which of `count` pictures a step takes, and of how many `sides` which; weights as in `LatentSource`."""
+
+    def __init__(self, count: int, sides: int, device: torch.device, seed: int, weights: Tensor | None):
+        self.count, self.sides, self.device, self.seed = count, sides, device, seed
+        self.weights = None if weights is None else weights.to(device)
+
+    def __call__(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B,) int64 numbers of pictures and (B,) int64 of sides, on the device."""
+        if self.weights is None:
+            index = batch_indices(self.count, batch_size, self.seed, step).to(self.device)
+        else:
+            index = torch.multinomial(self.weights, batch_size, replacement=True, generator=rng)
+        return index, torch.randint(self.sides, (batch_size,), generator=rng, device=self.device)
 
 
 class LatentSource:
@@ -109,25 +141,21 @@ class LatentSource:
         seed: int,
         weights: Tensor | None = None,
     ):
-        self.weights = None if weights is None else weights.to(device)
         self.sides = [moments] if flipped is None else [moments, flipped]
+        self.draw = Draw(len(moments.mean), len(self.sides), device, seed, weights)
         self.mean = torch.stack([m.mean for m in self.sides]).to(device)  # (S, N, C, h, w)
         logs = [m.log_variance for m in self.sides if m.log_variance is not None]
         self.log_variance = torch.stack(logs).to(device) if logs else None
         self.shift, self.scale = (s.to(device).view(-1, 1, 1) for s in scale)
         self.conditions = conditions
-        self.device, self.seed = device, seed
+        self.device = device
 
     def __len__(self) -> int:
         return self.mean.shape[1]
 
     def batch(self, step: int, batch_size: int, rng: torch.Generator) -> tuple[Tensor, Prepared]:
         """Latent samples (B, C, h, w) in unit scale, fp32, and their prepared conditions (B, ...)."""
-        if self.weights is None:
-            index = batch_indices(len(self), batch_size, self.seed, step).to(self.device)
-        else:
-            index = torch.multinomial(self.weights, batch_size, replacement=True, generator=rng)
-        side = torch.randint(len(self.sides), (batch_size,), generator=rng, device=self.device)
+        index, side = self.draw(step, batch_size, rng)
         z = self.mean[side, index].float()
         if self.log_variance is not None:
             eps = torch.randn(z.shape, generator=rng, device=self.device)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import InputError, MachineError
+from sfumato.io.files import write_json
 from sfumato.training.checkpoint import load_checkpoint, save_checkpoint
 from sfumato.training.config import OptimConfig
 from sfumato.training.graphs import StepGraph
@@ -27,6 +28,9 @@ from sfumato.training.progress import Reporter
 from sfumato.training.signals import StopFlag
 from sfumato.training.state import TrainState, step_seed
 from sfumato.training.tasks.base import Batch, Task
+
+CLOCK = "clock.json"
+"""In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,18 @@ class Outcome:
     images: int
 
 
-def learning_rate_factor(config: OptimConfig, step: int) -> float:
-    """Multiplier of the typed learning rate at `step`: linear warm-up, then constant or a cosine at the end."""
+def learning_rate_factor(config: OptimConfig, step: int, share: float = 0.0) -> float:
+    """Multiplier of the typed learning rate at `step`: linear warm-up, then constant or a cosine at the end.
+
+    `share`: of the time budget that is spent, in [0, 1]; the cosine follows steps or time, whichever is further on.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "constant":
         return 1.0
     begin = max(config.warmup_steps, round(config.steps * (1 - config.decay_fraction)))
-    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin)))
+    in_time = (share - (1 - config.decay_fraction)) / config.decay_fraction
+    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin), in_time))
     floor = config.final_learning_rate / config.learning_rate
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -60,7 +68,7 @@ def autocast(config: OptimConfig, device: torch.device) -> AbstractContextManage
 
 
 class Trainer:
-    """Runs one task in one directory: `checkpoints/`, `log.jsonl`, `skipped.jsonl`."""
+    """Runs one task in one directory: `checkpoints/`, `log.jsonl`, `skipped.jsonl`; with a time budget, `clock.json`."""
 
     def __init__(self, task: Task, config: OptimConfig, directory: Path, device: torch.device, seed: int, reporter: Reporter):
         self.task, self.config, self.directory, self.device, self.seed = task, config, directory, device, seed
@@ -91,26 +99,36 @@ class Trainer:
         save_checkpoint(self.directory / "checkpoints", self.state.step, self.state.tensors(), self.state.values())
 
     def run(self, stop: StopFlag, on_sample: Callable[[int], None] | None = None) -> Outcome:
-        """Train until the configured steps are done or `stop` is set; the state is saved either way."""
+        """Train until the configured steps are done, the time budget is spent or `stop` is set; the state is always saved."""
         config, begin, start = self.config, self.state.step, time.monotonic()
         saved = begin if begin else -1
-        while self.state.step < config.steps and not stop:
-            values = self._guarded_step(self.state.step)
+        while not self.done and not stop:
+            with self.state.clock.step(self._active(self.state.step)):
+                values = self._guarded_step(self.state.step)
             self.state.step += 1
             step = self.state.step
             if values is not None:
-                self.reporter.step(
-                    self.task.name, step, config.steps, config.batch_size, values, log=step % config.log_every == 0
-                )
+                total = self.state.clock.expected_steps(step, config.steps)
+                self.reporter.step(self.task.name, step, total, config.batch_size, values, log=step % config.log_every == 0)
             if step % config.checkpoint_every == 0:
                 self.save()
                 saved = step
-            if on_sample is not None and (step % config.sample_every == 0 or step == config.steps):
+            if on_sample is not None and (step % config.sample_every == 0 or self.done):
                 on_sample(step)
         if saved != self.state.step:
             self.save()
-        count = self.state.step - begin
-        return Outcome(self.state.step >= config.steps, self.state.step, time.monotonic() - start, count * config.batch_size)
+        if config.seconds > 0:
+            write_json(self.directory / CLOCK, self.state.clock.state_dict())
+        images, seconds = (self.state.step - begin) * config.batch_size, time.monotonic() - start
+        return Outcome(self.done, self.state.step, seconds, images)
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done or the time budget is spent."""
+        return self.state.step >= self.config.steps or self.state.clock.over
+
+    def _active(self, step: int) -> tuple[str, ...]:
+        return tuple(name for name in self.state.optimizers if self.task.active(name, step))
 
     def _guarded_step(self, step: int) -> Mapping[str, float] | None:
         try:
@@ -128,7 +146,7 @@ class Trainer:
         self.rng.manual_seed(seed)
         torch.manual_seed(seed)  # dropout inside networks draws from the global generator
         batch = task.batch(step, config, self.rng)
-        names = [name for name in state.optimizers if task.active(name, step)]
+        names = list(self._active(step))
         if self.graph is None:
             values = self._gradients(names, batch, step)
         else:
@@ -138,8 +156,9 @@ class Trainer:
             self._skip(step, numbers)
             return None
         self.bad_steps = 0
+        factor = learning_rate_factor(config, step, state.clock.share)
         for name in names:
-            state.set_learning_rate(name, task.learning_rate(name, config) * learning_rate_factor(config, step))
+            state.set_learning_rate(name, task.learning_rate(name, config) * factor)
         self._update(names)
         task.after_step(step, numbers)
         return numbers

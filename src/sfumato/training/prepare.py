@@ -25,11 +25,14 @@ from sfumato.errors import InputError, unknown
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig
 from sfumato.first_stages.vq import VQConfig
+from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.generation.limits import shorten
 from sfumato.io.files import read_table, write_json
+from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.beside import Beside
 from sfumato.training.config import DataConfig, RunConfig
 from sfumato.training.fit import Facts, fit, latent_channels, latent_factor, slots
+from sfumato.training.fit_prior import fit_prior
 from sfumato.training.start import frozen_first_stage
 
 
@@ -133,19 +136,13 @@ def adapt(config: RunConfig, prepared: Prepared) -> tuple[RunConfig, str | None]
     channels = latent_channels(first_stage)
     facts = Facts(prepared.train, prepared.beside, config.data.channels, config.data.size, latent_factor(first_stage), channels)
     conditioner, tokenizer = fit(conditioner, facts)
-    slot = slots(conditioner, channels)
-    network = dataclasses.replace(
-        model.network,
-        in_channels=channels,
-        out_channels=channels,
-        context_dim=slot.context,
-        vector_dim=slot.vector,
-        concat_channels=slot.concat,
-    )
-    prior = dataclasses.replace(
-        config.prior, conditioner=conditioner, model=dataclasses.replace(model, network=network), condition=_name(conditioner)
-    )
+    model = fit_prior(model, slots(conditioner, channels), first_stage, config.data.size)
+    prior = dataclasses.replace(config.prior, conditioner=conditioner, model=model, condition=_name(conditioner))
     first = dataclasses.replace(config.first_stage, model=first_stage)
+    if isinstance(first_stage, GeneratorConfig):
+        classes = len(conditioner.names) + 1 if isinstance(conditioner, LabelConfig) else 0
+        judge = dataclasses.replace(first.discriminator, image_channels=config.data.channels, num_classes=classes)
+        first = dataclasses.replace(first, discriminator=judge)
     return dataclasses.replace(config, first_stage=first, prior=prior), tokenizer
 
 
@@ -155,7 +152,7 @@ def _first_stage(config: RunConfig) -> FirstStageConfig:
     if not source:
         return with_channels(config.first_stage.model, channels)
     found = frozen_first_stage(source).config
-    own = found.image_channels if isinstance(found, IdentityConfig) else found.network.image_channels
+    own = found.image_channels if isinstance(found, IdentityConfig | GeneratorConfig) else found.network.image_channels
     if own != channels:
         raise InputError(
             f"data.channels is {channels}, and the first stage of {shorten(source)} has {own}; set data.channels={own}."
@@ -166,13 +163,14 @@ def _first_stage(config: RunConfig) -> FirstStageConfig:
 def with_channels(first_stage: FirstStageConfig, channels: int) -> FirstStageConfig:
     """The first stage for pictures of `channels`; raises `InputError` where it was told of others than its default, 3."""
     match first_stage:
-        case KLConfig(network=network) | VQConfig(network=network):
+        case KLConfig(network=network) | VQConfig(network=network) | VQ2Config(network=network):
             given, name = network.image_channels, "first_stage.model.network.image_channels"
             fitting: FirstStageConfig = dataclasses.replace(
                 first_stage, network=dataclasses.replace(network, image_channels=channels)
             )
-        case IdentityConfig(image_channels=given):
-            name, fitting = "first_stage.model.image_channels", IdentityConfig(channels)
+        case IdentityConfig(image_channels=given) | GeneratorConfig(image_channels=given):
+            name = "first_stage.model.image_channels"
+            fitting = dataclasses.replace(first_stage, image_channels=channels)
     if given not in (IdentityConfig().image_channels, channels):
         raise InputError(f"data.channels is {channels}, but {name} is {given}; set data.channels alone, the other follows.")
     return fitting

@@ -18,18 +18,26 @@ import torch
 from torch import nn
 
 from sfumato.build import LearnedFirstStage, ModelConfig, build_conditioner, build_first_stage, build_prior, encoder_of
+from sfumato.conditioners.base import Conditioner
 from sfumato.config import to_dict
 from sfumato.errors import InputError
-from sfumato.first_stages.base import FirstStage
+from sfumato.first_stages.base import Decoder, FirstStage
 from sfumato.io.files import machine_errors, write_json
 from sfumato.io.pretrained import WEIGHTS, read_config, save_pretrained
 from sfumato.io.weights import load_strictly, read_storage, read_weights, save_weights
 from sfumato.model import LatentModel
+from sfumato.networks.generator import GeneratorConfig
+from sfumato.priors.base import Prior
+from sfumato.priors.flow import FlowPrior
 from sfumato.training import latents, report
+from sfumato.training.cache import cached_latents
 from sfumato.training.card import card
 from sfumato.training.check import check
+from sfumato.training.codes import CachedCodes
+from sfumato.training.conditions import unflat
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
+from sfumato.training.generator import train_generator
 from sfumato.training.inputs import condition_source, wants_pixels
 from sfumato.training.lock import locked
 from sfumato.training.loop import Outcome, Trainer
@@ -67,17 +75,20 @@ class Run:
     def execute(self, only_first_stage: bool = False) -> Path:
         """Do what is left; returns the model directory, or the first stage's. Raises `Stopped` after saving if told to stop."""
         base = key(self.data.train.fingerprint(), self.config.data, self.config.seed)
+        if isinstance(self.config.first_stage.model, GeneratorConfig):
+            return train_generator(self, base)
         first, first_results, first_key = self._first_stage(base)
         if only_first_stage:
             return self.out / "first_stage"
-        source, latent_key = self._latents(first, first_key)
+        source, latent_key = cached_latents(self, first, first_key)
         return self._prior(first, source, first_results, latent_key)
 
     def _first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
         part = self.config.first_stage
         if part.frozen:
             return self._frozen_first_stage(base)
-        stage = Stage(self.out / "first_stage", key(base, part.model, part.loss, part.train, part.init), part.train.steps)
+        own_key = key(base, part.model, part.loss, part.train, part.init)
+        stage = Stage(self.out / "first_stage", own_key, part.train.steps, part.train.seconds)
         first = build_first_stage_seeded(self.config).to(self.device)
         if not isinstance(first, LearnedFirstStage):
             return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
@@ -87,7 +98,7 @@ class Run:
         if results is None:
             results = self._train_first_stage(first, stage, weights)
         load_strictly(first, read_weights(weights), str(weights))
-        return first.eval().requires_grad_(False), results, f"{stage.key}-{part.train.steps}"
+        return first.eval().requires_grad_(False), results, stage.version
 
     def _frozen_first_stage(self, base: str) -> tuple[FirstStage, dict[str, Any], str]:
         """The first stage of another model; its unit scale is measured only where that model has none."""
@@ -111,13 +122,13 @@ class Run:
         part = self.config.first_stage
         if part.init:
             start_first_stage(first, part.init)
-        reporter = self._reporter(stage)
-        resident = self._resident()
+        reporter = self.reporter(stage)
+        resident = self.resident()
         source = PixelSource(self.data.train, resident, self.device, self.config.seed, self.config.data.flip)
         task = AutoencoderTask(_layout(first, self.device), part.loss, source, self.device)
         held_out = self._held_out_pixels()
-        with _closing(reporter):
-            trainer = self._trainer(task, part.train, stage, reporter)
+        with closing(reporter):
+            trainer = self.trainer(task, part.train, stage, reporter)
             averaged = cast(FirstStage, trainer.state.ema.modules["first_stage"]) if trainer.state.ema else first
 
             def on_sample(step: int) -> None:
@@ -125,7 +136,7 @@ class Run:
                 report.save_sheet(stage.directory / "samples" / f"step-{step:08d}.png", page)
                 reporter.image("reconstruction", page, step)
 
-            outcome = self._train(trainer, on_sample, f"first stage: {_count(first):,} parameters")
+            outcome = self.train(trainer, on_sample, f"first stage: {count(first):,} parameters")
         save_weights(weights, averaged.state_dict())
         averaged.eval()
         numbers = report.reconstruction_report(averaged, held_out, self.device)
@@ -136,46 +147,27 @@ class Run:
             f"reconstruction: PSNR {numbers['psnr']:.2f} dB, SSIM {numbers['ssim']:.4f}, "
             f"perceptual {numbers['perceptual']:.4f}{alpha}"
         )
-        return stage.finish({"steps": outcome.step, "images_per_second": _rate(outcome), "reconstruction": numbers})
+        return stage.finish({"steps": outcome.step, "images_per_second": rate(outcome), "reconstruction": numbers})
 
-    def _latents(self, first: FirstStage, first_key: str) -> tuple[latents.Cached, str]:
-        stage = Stage(self.out / "latents", key(first_key, self.config.data.flip))
-        stage.open()
-        paths = [stage.directory / "moments.safetensors"] + [stage.directory / "flipped.safetensors"] * self.config.data.flip
-        scale = stage.directory / "scale.safetensors"
-        if stage.results() is None:
-            source = PixelSource(self.data.train, self._resident(), self.device, self.config.seed)
-            for index, path in enumerate(paths):
-                moments, small = latents.measure(first, source.in_order(32, flipped=index == 1))
-                moments.save(path)
-                if index == 0:
-                    numbers = latents.normalize(first, moments, small)
-                    if self.frozen is not None and self.frozen.statistics:
-                        first.load_state_dict(dict(self.frozen.statistics), strict=False)
-                    save_weights(scale, {k: v for k, v in first.state_dict().items() if k in ("shift", "scale", "preview")})
-            stage.finish(numbers)
-        own = read_weights(scale)
-        if isinstance(first, LearnedFirstStage):
-            first.set_statistics(own["shift"], own["scale"], own["preview"])
-        return latents.Cached.read(paths, own), stage.key
-
-    def _prior(self, first: FirstStage, cached: latents.Cached, first_results: dict[str, Any], latent_key: str) -> Path:
+    def _prior(
+        self, first: FirstStage, cached: latents.Cached | CachedCodes, first_results: dict[str, Any], latent_key: str
+    ) -> Path:
         config, part = self.config, self.config.prior
         stage = Stage(
             self.out / "prior",
             key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init, part.balance_by, part.balance),
             part.train.steps,
+            part.train.seconds,
         )
         stage.open()
         target = self.out / "model"
         results = stage.results()
-        if results is not None and self._is_saved(target):
+        if results is not None and self.is_saved(target):
             return target
-        reporter = self._reporter(stage)
         torch.manual_seed(config.seed + 1)
         conditioner = build_conditioner(part.conditioner, self.tokenizer, encoder_of(first))
         prior = build_prior(part.model, first)
-        resident = self._resident() if wants_pixels(part.conditioner) else None
+        resident = self.resident() if wants_pixels(part.conditioner) else None
         conditions = condition_source(
             conditioner,
             self.data.train,
@@ -192,10 +184,17 @@ class Run:
             start_part(conditioner, part.init, "conditioner")
         prior, conditioner = prior.to(self.device), conditioner.to(self.device)
         task = DiffusionTask(prior, conditioner, source, part.dropout)
-        with _closing(reporter):
-            trainer = self._trainer(task, part.train, stage, reporter)
+        if not task.parameters()["prior"]:  # a normal prior has nothing to learn
+            samples = SampleSheet(self.model(first, prior, conditioner), config, self.data, conditions, self.device)
+            report.save_sheet(stage.directory / "samples" / "step-00000000.png", samples.make())
+            return self._finish(stage, samples.model, target, first_results, {"steps": 0, "images_per_second": 0.0})
+        if isinstance(prior, FlowPrior):
+            self._initialise(prior, task, part.train)
+        reporter = self.reporter(stage)
+        with closing(reporter):
+            trainer = self.trainer(task, part.train, stage, reporter)
             averaged = trainer.state.ema.modules if trainer.state.ema else task.modules()
-            model = LatentModel(first, averaged["prior"], averaged["conditioner"], (config.data.size, config.data.size))  # type: ignore[arg-type]
+            model = self.model(first, averaged["prior"], averaged["conditioner"])
             samples = SampleSheet(model, config, self.data, conditions, self.device)
 
             def on_sample(step: int) -> None:
@@ -203,14 +202,31 @@ class Run:
                 report.save_sheet(stage.directory / "samples" / f"step-{step:08d}.png", page)
                 reporter.image("samples", page, step)
 
-            headline = f"prior: {_count(prior):,} parameters, conditioner: {_count(conditioner):,}"
-            outcome = self._train(trainer, on_sample, headline)
-        results = results or {"steps": outcome.step, "images_per_second": _rate(outcome)}
-        self._finish_model(model, target, first_results, results)
+            headline = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
+            outcome = self.train(trainer, on_sample, headline)
+        results = results or {"steps": outcome.step, "images_per_second": rate(outcome)}
+        return self._finish(stage, model, target, first_results, results)
+
+    def _finish(
+        self, stage: Stage, model: LatentModel, target: Path, first_results: dict[str, Any], results: dict[str, Any]
+    ) -> Path:
+        self.finish_model(model, target, first_results, results)
         stage.finish(results)
         return target
 
-    def _is_saved(self, target: Path) -> bool:
+    def _initialise(self, flow: FlowPrior, task: DiffusionTask, config: OptimConfig) -> None:
+        """Set a flow's activation norms by a first batch, before there is an average or a compiled network."""
+        rng = torch.Generator(self.device).manual_seed(self.config.seed)
+        batch = task.batch(0, config, rng)
+        with torch.no_grad():
+            flow.initialise(batch["z"], task.conditioner(unflat(batch)), rng)
+
+    def model(self, first: Decoder, prior: nn.Module, conditioner: nn.Module) -> LatentModel:
+        """These parts, or their averages, as a model."""
+        size = self.config.data.size
+        return LatentModel(first, cast(Prior[Any], prior), cast(Conditioner[Any, Any], conditioner), (size, size))
+
+    def is_saved(self, target: Path) -> bool:
         """Whether the model is there with this config's name, sampling defaults and storage, which take no training."""
         if not (target / "manifest.json").is_file() or not (target / WEIGHTS).is_file():
             return False
@@ -221,14 +237,14 @@ class Run:
             return False
         return found == (self.config.sampling, self.config.name, self.config.storage)
 
-    def _finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
+    def finish_model(self, model: LatentModel, target: Path, first: dict[str, Any], prior: dict[str, Any]) -> None:
         config = self.config
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         results = {"first_stage": first, "prior": prior, "device": name}
         parts = {
-            "first stage": _count(model.first_stage),
-            "prior": _count(model.prior),
-            "conditioner": _count(model.conditioner),
+            "first stage": count(model.first_stage),
+            "prior": count(model.prior),
+            "conditioner": count(model.conditioner),
         }
         text = card(config, self._data_summary(), results, parts)
         shape = ModelConfig(config.first_stage.model, config.prior.model, config.prior.conditioner, model.image_size)
@@ -243,7 +259,7 @@ class Run:
             "num_duplicates": found["num_duplicates"],
         }
 
-    def _trainer(self, task: Task, config: OptimConfig, stage: Stage, reporter: Reporter) -> Trainer:
+    def trainer(self, task: Task, config: OptimConfig, stage: Stage, reporter: Reporter) -> Trainer:
         for module in task.modules().values():
             prepare_module(module, config)
         trainer = Trainer(task, config, stage.directory, self.device, self.config.seed, reporter)
@@ -252,8 +268,8 @@ class Run:
             reporter.say(f"{task.name}: going on from step {step}")
         return trainer
 
-    def _train(self, trainer: Trainer, on_sample: Callable[[int], None], headline: str) -> Outcome:
-        trainer.reporter.say(f"{headline}, {trainer.config.steps} steps of {trainer.config.batch_size} on {self.device}")
+    def train(self, trainer: Trainer, on_sample: Callable[[int], None], headline: str) -> Outcome:
+        trainer.reporter.say(f"{headline}, {trainer.config.length} of {trainer.config.batch_size} on {self.device}")
         outcome = trainer.run(self.stop, on_sample)
         if not outcome.finished:
             raise Stopped(
@@ -261,10 +277,10 @@ class Run:
             )
         return outcome
 
-    def _reporter(self, stage: Stage) -> Reporter:
+    def reporter(self, stage: Stage) -> Reporter:
         return Reporter(stage.directory, stage.directory.name, self.out / "tensorboard", self.quiet)
 
-    def _resident(self) -> torch.Tensor | None:
+    def resident(self) -> torch.Tensor | None:
         if not fits(self.data.train, self.device, self.config.data.channels, self.config.data.size):
             return None
         return self.data.train.load_all()
@@ -275,9 +291,11 @@ class Run:
 
 
 def build_first_stage_seeded(config: RunConfig) -> FirstStage:
-    """The first stage with the random weights of the run's seed."""
+    """The first stage with the random weights of the run's seed. A generator is trained elsewhere."""
     torch.manual_seed(config.seed)
-    return build_first_stage(config.first_stage.model)
+    first = build_first_stage(config.first_stage.model)
+    assert isinstance(first, FirstStage)
+    return first
 
 
 def prepare_module(module: nn.Module, config: OptimConfig) -> None:
@@ -301,10 +319,10 @@ def parameter_counts(config: RunConfig) -> dict[str, int]:
 
     with torch.device("meta"):
         first = build_first_stage(config.first_stage.model)
-        counts = {"first stage": _count(first), "prior": _count(build_prior(config.prior.model, first))}
+        counts = {"first stage": count(first), "prior": count(build_prior(config.prior.model, first))}
     part = config.prior.conditioner
     tokenizer = TextEncoder.learn_tokenizer(["a"], 300).to_str()
-    return counts | {"conditioner": _count(build_conditioner(part, tokenizer, encoder_of(first)))}
+    return counts | {"conditioner": count(build_conditioner(part, tokenizer, encoder_of(first)))}
 
 
 def train(
@@ -335,18 +353,18 @@ def train(
 
 
 @contextmanager
-def _closing(reporter: Reporter) -> Iterator[None]:
+def closing(reporter: Reporter) -> Iterator[None]:
     try:
         yield
     finally:
         reporter.close()
 
 
-def _count(module: nn.Module) -> int:
+def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _rate(outcome: Outcome) -> float:
+def rate(outcome: Outcome) -> float:
     return outcome.images / outcome.seconds if outcome.seconds > 0 else 0.0
 
 

@@ -8,15 +8,10 @@ import torch
 from sfumato.conditioners.label import ClassLabel
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioners.text import TextEncoder
-from sfumato.diffusion.grids import Spacing
-from sfumato.diffusion.guidance import Guidance
-from sfumato.errors import unknown
 from sfumato.generation.pixels import to_bytes
-from sfumato.io.pretrained import SamplingDefaults
+from sfumato.generation.settings import settings_for
 from sfumato.model import LatentModel
 from sfumato.noise import PictureNoise
-from sfumato.priors.diffusion import DiffusionSettings
-from sfumato.samplers import SAMPLERS
 from sfumato.training.conditions import ConditionSource
 from sfumato.training.config import RunConfig
 from sfumato.training.fit import latent_factor
@@ -25,15 +20,6 @@ from sfumato.training.prepare import Prepared
 from sfumato.training.report import sheet
 
 COLUMNS = 8  # of a sheet
-
-
-def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
-    """Sampling defaults as the prior's own settings. Raises `InputError` for an unknown sampler."""
-    if defaults.sampler not in SAMPLERS:
-        raise unknown("sampler", defaults.sampler, SAMPLERS)
-    guidance = Guidance(defaults.guidance_interval, defaults.guidance_rescale)
-    spacing = None if defaults.spacing is None else Spacing(defaults.spacing)
-    return DiffusionSettings(SAMPLERS[defaults.sampler], defaults.steps, spacing, guidance)
 
 
 class SampleSheet:
@@ -62,7 +48,9 @@ class SampleSheet:
     @torch.inference_mode()
     def make(self) -> np.ndarray:
         """A sheet (H, W, 3) uint8; where conditions come from pictures, each row stands below its true ones."""
-        x = self.model.sample(self.prepared, settings_of(self.defaults), PictureNoise(self.seeds), self.defaults.guidance)
+        x = self.model.sample(
+            self.prepared, settings_for(self.model.prior, self.defaults), PictureNoise(self.seeds), self.defaults.guidance
+        )
         made = list(to_bytes(x).cpu())
         if isinstance(self.model.conditioner, TextEncoder | ClassLabel | Unconditional):
             return sheet(made, COLUMNS)

@@ -13,10 +13,11 @@ from sfumato.config import to_dict
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import OptimConfig
 
-CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps")
-"""Fields that do not make a stage another one. More steps go on from where it stopped."""
+CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps", "seconds")
+"""Fields that do not make a stage another one. More steps, or more seconds, go on from where it stopped."""
 
 ADDED: dict[str, dict[str, Any]] = {
+    "vq": {"quantizer": None},
     "unet": {"disable_self_attentions": [], "num_classes": None},
     "text": {"reach": 0},
     "data": {"where": [], "label": "label"},
@@ -54,11 +55,20 @@ def _as_ever(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder of a run. `stage.json` keeps the key it was made with, `done.json` its results."""
+    """A folder of a run. `stage.json` keeps the key it was made with, `done.json` its results.
+
+    `goal`: the steps it is for. `seconds`: the time budget that may end it before, 0 for none.
+    """
 
     directory: Path
     key: str
     goal: int = 0
+    seconds: float = 0.0
+
+    @property
+    def version(self) -> str:
+        """What later stages depend on: the key, and how far it was trained."""
+        return f"{self.key}-{self.goal}" + (f"-{self.seconds:g}s" if self.seconds > 0 else "")
 
     def open(self) -> bool:
         """Make the folder ready; whatever another key left there is deleted. True when something was."""
@@ -72,14 +82,19 @@ class Stage:
         return stale
 
     def results(self) -> dict[str, Any] | None:
-        """What `finish` stored, if this stage is done up to its goal."""
+        """What `finish` stored, if this stage is done up to its goal, or a budget as large as this one was spent on it."""
         path = self.directory / "done.json"
         if not path.is_file():
             return None
         done = read_table(path)
-        return done["results"] if done.get("key") == self.key and done.get("goal", 0) >= self.goal else None
+        if done.get("key") != self.key or done.get("goal", 0) < self.goal:
+            return None
+        spent, results = done.get("seconds", 0.0), done["results"]
+        enough = spent == 0 or 0 < self.seconds <= spent or results.get("steps", 0) >= self.goal
+        return results if enough else None
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Mark as done."""
-        write_json(self.directory / "done.json", {"key": self.key, "goal": self.goal, "results": results})
+        done = {"key": self.key, "goal": self.goal, "results": results}
+        write_json(self.directory / "done.json", done | ({"seconds": self.seconds} if self.seconds > 0 else {}))
         return results

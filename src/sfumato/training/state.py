@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sfumato.errors import InputError
 from sfumato.io.weights import load_strictly
 from sfumato.training.checkpoint import Checkpoint
+from sfumato.training.clock import TrainingClock
 from sfumato.training.config import OptimConfig
 from sfumato.training.ema import Ema
 from sfumato.training.muon import Group, Muon
@@ -34,6 +35,7 @@ class TrainState:
     def __init__(self, task: Task, config: OptimConfig, device: torch.device):
         self.task = task
         self.step = 0
+        self.clock = TrainingClock(config.seconds)
         self.modules = dict(task.modules())
         tables = embedding_tables(self.modules.values())
         self.optimizers = {
@@ -72,7 +74,9 @@ class TrainState:
 
     def values(self) -> dict[str, Any]:
         """The plain part of the state."""
-        return {"ema_updates": self.ema.num_updates if self.ema else 0, "task": self.task.state_dict()}
+        clock = self.clock.state_dict()
+        found = {"ema_updates": self.ema.num_updates if self.ema else 0, "task": self.task.state_dict()}
+        return found | ({"clock": clock} if clock else {})
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore everything; raises `InputError` when the checkpoint does not fit."""
@@ -86,6 +90,7 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             _load_optimizer(optimizer, _under(tensors, f"optimizer.{name}."), source)
         self.task.load_state_dict(checkpoint.values["task"])
+        self.clock.load_state_dict(checkpoint.values.get("clock", {}))
         self.step = checkpoint.step
 
 

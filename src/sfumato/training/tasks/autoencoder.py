@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from sfumato.build import LearnedFirstStage
-from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq import QuantizedFirstStage
 from sfumato.losses.adversarial import Game, GanStart, GanStartConfig, adaptive_weight, gauges
 from sfumato.losses.perceptual import PerceptualLoss
 from sfumato.losses.reconstruction import PixelError, ReconstructionLoss
 from sfumato.networks.patchgan import PatchGAN, PatchGANConfig
 from sfumato.nn.layers import halve
-from sfumato.nn.quantizers import Codebook, CodebookAverage
+from sfumato.nn.quantizers import Codebook, CodebookAverage, Quantizer
 from sfumato.posterior import DiagonalGaussian
 from sfumato.priors.base import Loss
 from sfumato.training.config import FirstStageLossConfig, OptimConfig
@@ -49,14 +49,22 @@ class AutoencoderTask(Task):
         if config.gan_start != "never" and config.gan_weight > 0:
             shape = PatchGANConfig(first_stage.channels, config.discriminator_channels, config.discriminator_layers, "group")
             self.discriminator = PatchGAN(shape).to(device)
-        self.codebook_average: CodebookAverage | None = None
-        if isinstance(first_stage, VQFirstStage) and isinstance(first_stage.quantize, Codebook) and config.codebook_decay > 0:
-            self.codebook_average = CodebookAverage(first_stage.quantize, config.codebook_decay, config.codebook_revive)
+        self.averages: dict[str, CodebookAverage] = {}  # by level
+        if isinstance(first_stage, QuantizedFirstStage) and config.codebook_decay > 0:
+            books = {level: book for level, book in first_stage.quantizers.items() if isinstance(book, Codebook)}
+            self.averages = {
+                level: CodebookAverage(book, config.codebook_decay, config.codebook_revive) for level, book in books.items()
+            }
         self._pair: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def codebook_average(self) -> CodebookAverage | None:
+        """Of a first stage of one level."""
+        return self.averages.get("")
 
     def modules(self) -> Mapping[str, nn.Module]:
         found: dict[str, nn.Module] = {"first_stage": self.first_stage, "reconstruction": self.reconstruction}
-        found |= {"codebook_average": self.codebook_average} if self.codebook_average is not None else {}
+        found |= {f"codebook_average_{level}".rstrip("_"): average for level, average in self.averages.items()}
         return found | ({"discriminator": self.discriminator} if self.discriminator is not None else {})
 
     def averaged(self) -> Mapping[str, nn.Module]:
@@ -76,6 +84,11 @@ class AutoencoderTask(Task):
         if self.discriminator is not None:
             self.discriminator.compile(dynamic=False)
 
+    def _observers(self) -> list[Quantizer | CodebookAverage]:
+        """What moves codes by what they stand for."""
+        first = self.first_stage
+        return [*self.averages.values(), *(first.quantizers.values() if isinstance(first, QuantizedFirstStage) else ())]
+
     def learning_rate(self, name: str, config: OptimConfig) -> float:
         other = self.config.discriminator_learning_rate
         return other if name == "discriminator" and other > 0 else config.learning_rate
@@ -84,12 +97,14 @@ class AutoencoderTask(Task):
         return name == "autoencoder" or self.start.factor(step) > 0
 
     def phase(self, step: int) -> float | None:
+        if not all(observer.capturable for observer in self._observers() if isinstance(observer, Quantizer)):
+            return None
         factor = 0.0 if self.discriminator is None else self.start.factor(step)
         return factor if factor in (0.0, 1.0) else None
 
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
-        if self.codebook_average is not None:
-            self.codebook_average.reset()
+        for observer in self._observers():
+            observer.reset()
         return {"x": self.source.batch(step, config.batch_size, rng)}
 
     def loss(self, name: str, batch: Batch, step: int, rng: torch.Generator) -> Loss:
@@ -98,7 +113,8 @@ class AutoencoderTask(Task):
     def _autoencoder_loss(self, x: Tensor, step: int, rng: torch.Generator) -> Loss:
         posterior = self.first_stage.posterior(x)
         z = posterior.sample(rng)
-        x_hat, penalty, gauged = self._vq(z, rng) if isinstance(self.first_stage, VQFirstStage) else self._kl(z, posterior)
+        of_codes = isinstance(self.first_stage, QuantizedFirstStage)
+        x_hat, penalty, gauged = self._vq(z, rng) if of_codes else self._kl(z, posterior)
         terms = self.reconstruction(x_hat, x)
         total = terms.nll + penalty
         parts = {
@@ -128,23 +144,29 @@ class AutoencoderTask(Task):
 
     def _vq(self, z: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Pixels, weighted codebook losses, gauges; what codes are the average of is observed."""
-        assert isinstance(self.first_stage, VQFirstStage)
-        found = self.first_stage.quantized(z)
-        gauged = {
-            "commitment": found.commitment.detach().mean() / z[0].numel(),
-            "perplexity": found.perplexity,
-            "codes/used": found.used,
-        }
-        losses = found.loss(self.config.commitment_weight)
-        if self.codebook_average is not None:
-            self.codebook_average.observe(z.detach(), found.codes, rng)
-            gauged["codes/revived"] = self.codebook_average.revived.clone()  # in the step before
-            losses = self.config.commitment_weight * found.commitment
-        return self.first_stage.decode_quantized(found.z_q), self.config.codebook_weight * losses.mean(), gauged
+        assert isinstance(self.first_stage, QuantizedFirstStage)
+        config, levels = self.config, self.first_stage.levels(z)
+        gauged: dict[str, Tensor] = {}
+        penalty = z.new_zeros(())
+        for name, level in levels.items():
+            found, end = level.found, f"/{name}" if name else ""
+            gauged |= {
+                f"commitment{end}": found.commitment.detach().mean() / level.z[0].numel(),
+                f"perplexity{end}": found.perplexity,
+                f"codes/used{end}": found.used,
+            }
+            losses = found.loss(config.commitment_weight)
+            if (average := self.averages.get(name)) is not None:
+                average.observe(level.z.detach(), found.codes, rng)
+                gauged[f"codes/revived{end}"] = average.revived.clone()  # in the step before
+                losses = config.commitment_weight * found.commitment
+            self.first_stage.quantizers[name].observe(level.z.detach(), found.codes, rng)
+            penalty = penalty + config.codebook_weight * losses.mean()
+        return self.first_stage.decode_levels(levels), penalty, gauged
 
     def _decode_half(self, z: Tensor) -> Tensor:
-        if isinstance(self.first_stage, VQFirstStage):
-            return self.first_stage.decode_quantized(self.first_stage.quantized(z).z_q)
+        if isinstance(self.first_stage, QuantizedFirstStage):
+            return self.first_stage.decode_levels(self.first_stage.levels(z))
         return self.first_stage.decode(z)
 
     def _discriminator_loss(self) -> Loss:
@@ -157,8 +179,8 @@ class AutoencoderTask(Task):
         return Loss(total, {f"gan/{k}": v for k, v in gauges(real, fake).items()})
 
     def after_step(self, step: int, values: Mapping[str, float]) -> None:
-        if self.codebook_average is not None:
-            self.codebook_average.update()
+        for observer in self._observers():
+            observer.update()
         if self.discriminator is not None:
             self.start.update(step, values["pixel"])
 

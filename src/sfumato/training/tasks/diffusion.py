@@ -1,4 +1,4 @@
-"""Stage 2: the prior and the conditioner, jointly, on cached latents.
+"""Stage 2: the prior, whichever it is, and the conditioner, jointly, on cached latents or codes.
 
 z ~ q(z | x),   L = prior.loss(z, tau(y)),   y replaced by null with probability `dropout`   (arXiv 2112.10752, eq. 3)
 """
@@ -16,16 +16,16 @@ from sfumato.conditioners.base import Conditioner
 from sfumato.priors.base import Loss, Prior
 from sfumato.training.conditions import flat, unflat
 from sfumato.training.config import OptimConfig
-from sfumato.training.latents import LatentSource
+from sfumato.training.latents import Source
 from sfumato.training.tasks.base import Batch, Task
 
 
 class DiffusionTask(Task):
-    """One optimizer, "prior", for the denoiser and the conditioner."""
+    """One optimizer, "prior", for the prior's network and the conditioner."""
 
     name = "prior"
 
-    def __init__(self, prior: Prior[Any], conditioner: Conditioner[Any, Any], source: LatentSource, dropout: float):
+    def __init__(self, prior: Prior[Any], conditioner: Conditioner[Any, Any], source: Source, dropout: float):
         self.prior, self.conditioner, self.source, self.dropout = prior, conditioner, source, dropout
 
     def modules(self) -> Mapping[str, nn.Module]:

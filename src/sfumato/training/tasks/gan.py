@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,37 +27,8 @@ from sfumato.latent import Vector
 from sfumato.losses.adversarial import Game, gauges, gradient_penalty
 from sfumato.priors.base import Loss
 from sfumato.training.conditions import ConditionSource, Pixels
-from sfumato.training.config import OptimConfig
+from sfumato.training.config import GanConfig, OptimConfig
 from sfumato.training.tasks.base import Batch, Task
-
-
-@dataclass(frozen=True)
-class GanConfig:
-    """game: which losses. r1, r2: weights of the penalties, 0 for none; papers that sum the two halves of `d`, which is
-    their mean here but for the relativistic game, have twice the weight. penalty_every, generator_every: steps between.
-
-    discriminator_learning_rate: 0 is the generator's. Optimizers want betas such as (0, 0.99).
-    """
-
-    game: Literal["non-saturating", "hinge", "relativistic"] = "non-saturating"
-    r1: float = 1.0
-    r2: float = 0.0
-    penalty_every: int = 1
-    generator_every: int = 1
-    discriminator_learning_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.r1, self.r2, self.discriminator_learning_rate) < 0:
-            raise InputError(
-                f"gan: r1 {self.r1}, r2 {self.r2}, discriminator_learning_rate {self.discriminator_learning_rate}; "
-                "expected 0 or more."
-            )
-        if min(self.penalty_every, self.generator_every) < 1:
-            raise InputError(
-                f"gan: penalty_every {self.penalty_every}, generator_every {self.generator_every}; expected 1 or more steps."
-            )
-        if self.game not in [game.value for game in Game]:
-            raise InputError(f"gan: game is {self.game!r}; expected non-saturating, hinge or relativistic.")
 
 
 class Pairs(Protocol):

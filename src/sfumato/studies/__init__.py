@@ -1,0 +1,1 @@
+"""Runs of runs: what compares models with each other."""

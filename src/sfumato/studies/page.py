@@ -1,0 +1,206 @@
+"""The comparison as one HTML file that needs nothing else: pictures inside, figures as SVG, dark or light as the reader's."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from sfumato.io.files import write_bytes
+from sfumato.studies.chart import Dot, scatter, spark
+from sfumato.studies.families import FIRST_STAGE_SHARE
+from sfumato.studies.findings import findings, number, ranked
+from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score
+from sfumato.studies.style import STYLE
+
+PAGE = "compare.html"
+
+COLUMNS = (
+    ("fd", "Fréchet distance ↓", "lower"),
+    ("precision", "precision ↑", "higher"),
+    ("recall", "recall ↑", "higher"),
+    ("coverage", "coverage ↑", "higher"),
+    ("bits", "bits / dimension ↓", "lower"),
+    ("memorised", "distance to training pictures", ""),
+    ("copies", "copies", ""),
+)
+"""Score, heading, which way is better."""
+PLAIN = ("seconds / sample", "training images / s", "parameters", "samples")
+
+
+def write_page(results: Sequence[Result], out: Path, command: str = "") -> Path:
+    """OUT/compare.html of these results, whose pictures lie in OUT/FAMILY. Returns its path."""
+    order = [*ranked([r for r in results if r.done]), *(r for r in results if r.done and "fd" not in r.scores)]
+    order += [r for r in results if not r.done]
+    body = [
+        "<h1>The family tree side by side</h1>",
+        f"<p class=lead>{escape(conditions(results))}</p>",
+        "<section><h2>What it says</h2><ul class=findings>",
+        *(f"<li>{escape(text)}</li>" for text in findings(results)),
+        "</ul></section>",
+        "<section><h2>Quality against speed</h2>",
+        figure(results),
+        "<p class=note>Down and to the left is better. Filled in colour: diffusion in a learned latent space. "
+        "Bars are 95 % intervals.</p></section>",
+        "<section><h2>The numbers</h2>",
+        table(order),
+        _legend(results),
+        "</section>",
+        "<section><h2>The pictures</h2><p class=note>The same seeds in every family, none chosen.</p><div class=cards>",
+        *(card(result, out / result.family) for result in order),
+        "</div></section>",
+        _protocol(results, command),
+    ]
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>sfumato compare</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body><main>'
+    )
+    path = out / PAGE
+    write_bytes(path, "\n".join([head, *body, "</main></body></html>", ""]).encode())
+    return path
+
+
+def conditions(results: Sequence[Result]) -> str:
+    """What was equal, in a sentence or two."""
+    if not results:
+        return "No family has been trained yet."
+    first = results[0]
+    budgets = sorted({result.minutes for result in results})
+    minutes = f"{budgets[0]:g}" if len(budgets) == 1 else f"{budgets[0]:g} to {budgets[-1]:g}"
+    devices = sorted({result.device for result in results})
+    data = first.data
+    return (
+        f"{len(results)} families of image generators, each trained for {minutes} minutes on the same "
+        f"{data.get('num_train', 0):,} pictures of {data.get('size', '?')} × {data.get('size', '?')} pixels "
+        f"({data.get('folder', '')}), on {' and on '.join(devices)}, and judged by one protocol."
+    )
+
+
+def figure(results: Sequence[Result]) -> str:
+    """Fréchet distance over seconds a sample."""
+    dots, real = [], None
+    for result in results:
+        score = result.scores.get("fd")
+        if score is not None and result.seconds_per_sample:
+            dots.append(Dot(result.title, result.seconds_per_sample, score.value, score.low, score.high, result.latent))
+            real = score.real if score.real is not None else real
+    found = scatter(dots, "seconds a sample", "Fréchet distance (FD-MobileNetV2)", real, "other real pictures")
+    return f"<div class=wide>{found}</div>" if found else "<p>There is nothing to draw yet.</p>"
+
+
+def table(order: Sequence[Result]) -> str:
+    """A row for each family, the best of a column marked; the last row is what real pictures score."""
+    done = [r for r in order if r.done]
+    shown = [column for column in COLUMNS if any(column[0] in r.scores for r in done)]
+    heads = ["family", *(heading for _, heading, _ in shown), *PLAIN]
+    rows = ["<tr>" + "".join(f"<th scope=col>{escape(h)}</th>" for h in heads) + "</tr>"]
+    best = {}
+    for name, _, way in shown:
+        values = [r.scores[name].value for r in done if name in r.scores]
+        if way and len(set(values)) > 1:
+            best[name] = min(values) if way == "lower" else max(values)
+    for result in order:
+        cells = [f"<th scope=row>{escape(result.title)}</th>"]
+        if not result.done:
+            rows.append(f"<tr>{cells[0]}<td colspan={len(heads) - 1} class=bad>{escape(result.status)}</td></tr>")
+            continue
+        rates = " / ".join(f"{stage.rate:,.0f}" for stage in result.stages.values()) or "–"
+        speed = "–" if result.seconds_per_sample is None else number(result.seconds_per_sample)
+        for name, _, _ in shown:
+            score = result.scores.get(name)
+            cells.append(_cell(score, name, score is not None and best.get(name) == score.value, result))
+        plain = (speed, rates, _millions(result.num_parameters), f"{result.num_samples:,}")
+        rows.append(f"<tr>{''.join([*cells, *(f'<td>{text}</td>' for text in plain)])}</tr>")
+    rows.append(_real_row(done, [name for name, _, _ in shown]))
+    return f"<div class=wide><table>{''.join(rows)}</table></div>"
+
+
+def _cell(score: Score | None, name: str, best: bool, result: Result) -> str:
+    if score is None:
+        return f'<td title="{escape(result.bits_kind if name == "bits" else result.missing.get(name, ""))}">–</td>'
+    interval = "" if score.low is None or score.high is None else f"<small>{number(score.low)} – {number(score.high)}</small>"
+    kind = "≤ " if name == "bits" and result.bits_kind == "bound" else ""
+    return f"<td{' class=best' if best else ''}>{kind}{number(score.value)}{interval}</td>"
+
+
+def _real_row(done: Sequence[Result], shown: Sequence[str]) -> str:
+    most = max((r for r in done), key=lambda r: r.num_samples, default=None)
+    if most is None or not any(score.real is not None for score in most.scores.values()):
+        return ""
+    cells = []
+    for name in shown:
+        score = most.scores.get(name)
+        cells.append(f"<td>{'–' if score is None or score.real is None else number(score.real)}</td>")
+    return f"<tr class=real><th scope=row>other real pictures</th>{''.join(cells)}{'<td>–</td>' * len(PLAIN)}</tr>"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _legend(results: Sequence[Result]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.done and "bits" not in result.scores and result.bits_kind:
+            reasons.setdefault(result.bits_kind, []).append(result.title)
+    lines = [f"No bits per dimension for {', '.join(titles)}: {reason}" for reason, titles in reasons.items()]
+    lines += [f"{r.title}: {reason}" for r in results for reason in r.missing.values()]
+    return "".join(f"<p class=note>{escape(line)}</p>" for line in lines)
+
+
+def card(result: Result, folder: Path) -> str:
+    """A family: its formula, its samples, its nearest training pictures, its curves."""
+    source = (
+        f' <a href="https://arxiv.org/abs/{escape(result.source)}">arXiv {escape(result.source)}</a>' if result.source else ""
+    )
+    parts = [f"<article><h3>{escape(result.title)}</h3>"]
+    if result.formula or source:
+        parts.append(f"<p class=formula>{escape(result.formula)}{source}</p>")
+    if not result.done:
+        parts.append(f"<p class=bad>{escape(result.status)}: {escape(result.reason)}</p>")
+    stages = [f"{name.replace('_', ' ')}: {one.steps:,} steps in {one.seconds:.0f} s" for name, one in result.stages.items()]
+    stages += [f"sampler {result.sampler}"] if result.sampler else []
+    if stages:
+        parts.append(f"<p class=note>{escape('; '.join(stages))}</p>")
+    parts.append(_picture(folder / SAMPLES, f"samples of {result.title}"))
+    near = _picture(folder / NEIGHBOURS, f"samples of {result.title} above the nearest training pictures")
+    if near:
+        parts.append(f"<p class=note>The samples nearest to a training picture, each above it:</p>{near}")
+    sparks = "".join(spark(curve) for curve in result.curves)
+    if sparks:
+        parts.append(f"<details{'' if result.done else ' open'}><summary>training</summary>{sparks}</details>")
+    return "".join([*parts, "</article>"])
+
+
+def _picture(path: Path, words: str) -> str:
+    if not path.is_file():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
+
+
+def _protocol(results: Sequence[Result], command: str) -> str:
+    lines = [
+        "Equal budget: seconds of training steps on the device, without compilation and the first ten steps of each kind, "
+        "without sample sheets, checkpoints and the encoding of the data between stages. A family with two stages to train "
+        f"spends {FIRST_STAGE_SHARE:.0%} of it on the first, {1 - FIRST_STAGE_SHARE:.0%} on the prior.",
+        "Fréchet distance, precision, recall (k = 3), density and coverage (k = 5) compare the samples with as many training "
+        "pictures in the features of the embedded MobileNetV2: FD-MobileNetV2, which is no FID and compares with no number of "
+        "another page.",
+        "Distance to training pictures: the median distance of samples to the nearest of them, divided by that of held-out "
+        "pictures; below 1, samples lie nearer than new pictures would. Copies: the share of samples nearer than 95 % of "
+        "held-out pictures are; 0.05 where nothing is memorised.",
+        "Bits per dimension are of held-out pictures; ≤ marks a bound. Intervals are 95 %, by bootstrap.",
+    ]
+    batches = sorted({r.batch_size for r in results if r.done})
+    if batches:
+        lines.append(f"Seconds a sample: at {' or '.join(map(str, batches))} samples at once, after a batch that warms up.")
+    commits = sorted({str(r.made_by.get("commit")) for r in results if r.made_by.get("commit")})
+    if commits:
+        lines.append(
+            f"Made by commit {', '.join(commits)}, PyTorch {', '.join(sorted({str(r.made_by['torch']) for r in results}))}."
+        )
+    told = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    shell = f"<pre>{escape(command)}</pre>" if command else ""
+    return f"<section><h2>How it was made</h2>{shell}<ul>{told}</ul></section>"
