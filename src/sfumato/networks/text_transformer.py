@@ -6,8 +6,9 @@ Rombach et al. 2021 (arXiv 2112.10752, App. E.2.1, Eq. 18-20, Tab. 17): pre-norm
 feed-forward four times as wide, learned positions. `gated` takes GEGLU instead (Shazeer 2020, arXiv 2002.05202).
 
 `reach` n > 0 begins each block with h <- h + conv(norm h), a convolution over 2 n + 1 tokens, so that a token knows what stands
-before and behind it without having to learn to look there. Which of two things is "left of" the other is the parity of its place
-and the word; attention and places alone did not learn it (docs/lab-log.md). Convolutions beside attention: Gulati et al. 2020
+before and behind it without having to learn to look there. Which of two things is "left of" the other is told by its place and
+the word together, by neither alone: attention had not found it after 5,000 steps of the recipe `scenes` (docs/lab-log.md).
+Convolutions beside attention: Gulati et al. 2020
 (arXiv 2005.08100).
 """
 
