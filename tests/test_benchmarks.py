@@ -331,3 +331,29 @@ def test_distortions(tmp_path):
     assert [one["distortion"] for one in found["rankings"]] == ["blur", "noise", "JPEG", "mosaic"]
     assert all(len(one["fd"]) == len(one["kd"]) == 5 for one in found["rankings"])
     assert len({one["fd"][0] for one in found["rankings"]}) == 1
+
+
+def test_word_order_exchanges_the_things_and_writes_what_it_found(tmp_path):
+    module = script("word_order")
+    row = {
+        "objects": {"bbox": [[0, 0, 64, 64], [64, 64, 64, 64]], "categories": [1, 2], "names": ["apple", "zebra"]},
+        "said": [{"subject": 1, "relation": "right of", "object": 0}],
+        "texts": ["a zebra right of an apple", "an apple left of a zebra"],
+    }
+    assert [module.caption(row), module.caption(row, exchanged=True)] == [
+        "a zebra right of an apple",
+        "an apple right of a zebra",
+    ]
+    codes = torch.arange(3 * 16.0).view(3, 16)
+    wanted = torch.zeros(16, 6, 6)
+    wanted[:, :3, :3], wanted[:, 3:, 3:] = codes[1].view(16, 1, 1), codes[2].view(16, 1, 1)  # quarters of the picture
+    assert torch.equal(module.picture(row, codes), wanted)
+    above = row | {"said": [{"subject": 0, "relation": "above", "object": 1}]}
+    lines = [json.dumps(r | {"split": split}) for split in ("train", "test") for r in (row, above)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    module.main(
+        ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--reach=1", "--steps=2", "--every=1", "--batch-size=2"]
+    )
+    found = json.loads((tmp_path / "out" / "word_order.json").read_text())
+    assert [r["step"] for r in found["rows"]] == [1, 2]
+    assert found["rows"][0]["own"] == found["rows"][0]["exchanged"] > 0  # the last layer begins at zero, and moves once

@@ -27,6 +27,7 @@ CAPTIONS = [
 TOKENIZER = TextEncoder.learn_tokenizer(CAPTIONS, 320)
 TEXT = TextConfig(dim=16, depth=1, heads=2, head_channels=8, length=12, vocabulary=320)
 POOLED = TextConfig(dim=16, depth=1, heads=2, head_channels=8, length=12, vocabulary=320, vector_dim=6)
+NEAR = TextConfig(dim=16, depth=1, heads=2, head_channels=8, length=12, vocabulary=320, reach=2)
 NAMES = ("cat", "dog", "Fox")
 
 MAKE = {
@@ -35,6 +36,7 @@ MAKE = {
     "class vector": lambda: ClassLabel(LabelConfig(NAMES, dim=8, as_context=False)),
     "text": lambda: TextEncoder(TEXT, TOKENIZER),
     "text pooled": lambda: TextEncoder(POOLED, TOKENIZER),
+    "text near": lambda: TextEncoder(NEAR, TOKENIZER),
 }
 ENCODER = MAKE["text"]()
 
@@ -239,7 +241,7 @@ def test_tokenizer_refusals():
         TextEncoder(TEXT, Tokenizer(models.BPE()))
 
 
-@pytest.mark.parametrize("fields", [{"length": 2}, {"depth": 0}, {"dim": 0}, {"vector_dim": 0}])
+@pytest.mark.parametrize("fields", [{"length": 2}, {"depth": 0}, {"dim": 0}, {"vector_dim": 0}, {"reach": -1}])
 def test_text_config_refuses(fields):
     with pytest.raises(InputError, match=r"or more"):
         TextConfig(**fields)

@@ -201,7 +201,7 @@ def test_unet_config_refuses(fields, words):
         UPSCALER_LIKE,
         AutoencoderConfig(multipliers=(1, 2)),
         PatchGANConfig(norm="group"),
-        TextTransformerConfig(300, 32, 2),
+        TextTransformerConfig(300, 32, 2, reach=3),
     ],
 )
 def test_configs_survive_json(config):
@@ -328,9 +328,39 @@ def test_text_transformer_is_torchs_encoder():
         torch.testing.assert_close(ours(ids, mask)[mask], wanted[mask], atol=1e-5, rtol=1e-4)
 
 
+def test_text_transformer_reach_is_a_sum_over_neighbours_without_padding():
+    config = TextTransformerConfig(50, dim=8, depth=1, heads=1, head_channels=8, length=9, reach=2)
+    network = shake(TextTransformer(config)).double()
+    block = network.blocks[0]
+    with torch.no_grad():
+        for layer in (block.attn.to_out, block.ff.out):  # what is left is the convolution
+            layer.weight.zero_()
+            layer.bias.zero_()
+        ids, count = torch.randint(50, (1, 9), generator=rng()), 6
+        mask = torch.arange(9)[None] < count
+        h = (network.tokens.weight[ids[0]] + network.positions.weight)[:count]
+        seen = block.norm0(h)
+        wanted = h.clone()
+        for i in range(count):
+            wanted[i] += block.conv.bias
+            for offset in (-2, -1, 0, 1, 2):
+                if 0 <= i + offset < count:
+                    wanted[i] += block.conv.weight[:, :, offset + 2] @ seen[i + offset]
+        torch.testing.assert_close(network(ids, mask)[0, :count], network.norm(wanted), atol=1e-12, rtol=1e-9)
+
+
+def test_text_transformer_without_reach_has_no_parameters_for_it():
+    config = TextTransformerConfig(50, dim=8, depth=1, heads=1, head_channels=8, length=9)
+    plain, near = (set(TextTransformer(c).state_dict()) for c in (config, dataclasses.replace(config, reach=1)))
+    assert near - plain == {f"blocks.0.{name}" for name in ("norm0.weight", "norm0.bias", "conv.weight", "conv.bias")}
+    assert plain < near
+
+
+@pytest.mark.parametrize("reach", [0, 1])
 @pytest.mark.parametrize("gated", [False, True])
-def test_text_transformer_learns_everywhere_also_with_checkpointing(gated):
-    network = TextTransformer(TextTransformerConfig(20, dim=16, depth=2, heads=2, head_channels=8, length=5, gated=gated))
+def test_text_transformer_learns_everywhere_also_with_checkpointing(gated, reach):
+    config = TextTransformerConfig(20, dim=16, depth=2, heads=2, head_channels=8, length=5, gated=gated, reach=reach)
+    network = TextTransformer(config)
     ids = torch.arange(15).view(3, 5)
     grads = []
     for flag in (False, True):

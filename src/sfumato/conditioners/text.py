@@ -27,6 +27,7 @@ class TextConfig:
 
     vocabulary: rows of the token table, at least the tokenizer's size. head_channels: width of a head.
     gated: GEGLU in place of GELU. vector_dim: width of the pooled vector, or None for no such vector.
+    reach: tokens to each side that every block's convolution sees, 0 for none: for captions whose order of words matters.
     """
 
     kind: ClassVar[str] = "text"
@@ -39,6 +40,7 @@ class TextConfig:
     gated: bool = False
     dropout: float = 0.0
     vector_dim: int | None = None
+    reach: int = 0
 
     def __post_init__(self) -> None:
         if self.length < 3:
@@ -58,6 +60,7 @@ class TextConfig:
             head_channels=self.head_channels,
             gated=self.gated,
             dropout=self.dropout,
+            reach=self.reach,
         )
 
 

@@ -68,7 +68,8 @@ def attended(pipeline: Pipeline, request: Request) -> Attended:
     prior, prompt = diffusion_of(pipeline, "cross-attention that is watched here"), request.prompts[0]
     length = _context_length(pipeline, request)
     found = groups(pipeline.model.conditioner, prompt, length)
-    maps = WordMaps(found, pipeline.model.latent_shape(request.height, request.width)[1:])
+    _, height, width = pipeline.model.latent_shape(request.height, request.width)
+    maps = WordMaps(found, (height, width))
     with recorded(prior.network, maps.add) as layers:
         moments, image = watched(pipeline, request, maps.next_step)
     maps.steps()  # raises where nothing was attended to

@@ -17,17 +17,20 @@ from sfumato.recipes.emoji import emoji
 from sfumato.recipes.tasks import with_conditioner
 from sfumato.training.config import RunConfig
 
+REACH = 3  # "left of a zebra": the word that says where is three tokens from the thing
 _NETWORK = HourglassConfig(16, 16, widths=(192, 320), depths=(2, 4), condition_channels=128, dropout=0.1)
 
 
 def scenes() -> RunConfig:
     """Text with relations: "a zebra left of a red apple".
 
-    Command: `sfumato train scenes --data DIR --out RUN` with DIR from `sfumato data scenes DIR`. Hardware: one H100.
-    Result: docs/tasks.md.
+    Command: `sfumato train scenes --data DIR --out RUN` with DIR from `sfumato data scenes DIR --count 40000`. Hardware: one
+    H200; over a first stage that is there (`--first-stage RUN`) the prior takes 10 minutes. Result: docs/tasks.md.
     """
-    conditioner = TextConfig(dim=192, depth=3, heads=3, head_channels=64, length=48, vocabulary=2048, vector_dim=192)
-    return _scenes("scenes", conditioner)
+    conditioner = TextConfig(
+        dim=192, depth=3, heads=3, head_channels=64, length=48, vocabulary=2048, vector_dim=192, reach=REACH
+    )
+    return _scenes("scenes", conditioner, 13_400)
 
 
 def scenes_layout() -> RunConfig:

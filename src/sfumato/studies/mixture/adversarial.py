@@ -35,8 +35,9 @@ from sfumato.studies.mixture.density import Mixture
 from sfumato.studies.mixture.fit import CURVE_POINTS, Budget, Curve, descend, optimizer
 from sfumato.studies.mixture.modes import judge
 from sfumato.studies.mixture.networks import PointDiscriminator, he, noise, perceptron
+from sfumato.training.config import GanConfig
 from sfumato.training.ema import Ema
-from sfumato.training.tasks.gan import GanConfig, GanTask
+from sfumato.training.tasks.gan import GanTask
 
 SHOTS = (0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 0.75)  # shares of the budget at which the film stops; and the end
 SHOT_POINTS = 400
