@@ -218,7 +218,8 @@ def _vector(values: Sequence[float]) -> str:
 
 
 def _matrix(rows: Sequence[Sequence[float]]) -> str:
-    return "[" + "; ".join(" ".join(f"{v:g}".replace("-", "−") for v in row) for row in rows) + "]"
+    inside = "; ".join(" ".join(f"{v:g}".replace("-", "−") for v in row) for row in rows)
+    return f'<span class="whole">[{inside}]</span>'
 
 
 def _code(links: Sequence[Link]) -> str:

@@ -35,6 +35,7 @@ figure{margin:1.2rem 0}
 .pair dl,.pair figure{margin:0}
 @media(max-width:34rem){.pair{grid-template-columns:minmax(0,1fr)}.pair figure{max-width:17rem}body{font-size:16px}
 math{font-size:.9em}.formula{padding:.15rem .5rem}}
+.whole{white-space:nowrap}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .9rem;font-size:.88rem;line-height:1.45}
 dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums}
 .film{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.2rem,1fr));gap:.6rem}
