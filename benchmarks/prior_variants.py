@@ -32,6 +32,7 @@ from sfumato.generation.pixels import to_unit
 from sfumato.io.files import read_json
 from sfumato.io.pretrained import save_pretrained
 from sfumato.model import LatentModel
+from sfumato.training.cache import cached_latents
 from sfumato.training.config import RunConfig
 from sfumato.training.fit import latent_factor
 from sfumato.training.inputs import condition_source, conditions_of
@@ -61,7 +62,7 @@ def variant(run_directory: Path, data: Path, assignments: list[str], device: tor
         )
     run = Run(resolved, tokenizer, prepared, run_directory, device, StopFlag(), quiet=True)
     first, _, first_key = run._first_stage(base)
-    return run, first, run._latents(first, first_key)[0]
+    return run, first, cached_latents(run, first, first_key)[0]
 
 
 def make_task(run: Run, first: FirstStage, cached: Any) -> DiffusionTask:

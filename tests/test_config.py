@@ -101,7 +101,7 @@ def test_kind_chooses_the_class_and_nothing_else() -> None:
     data["first_stage"]["model"] = {"kind": "kl", "image_channels": 1}  # a field of the other one
     assert "first_stage.model.image_channels" in fails(RunConfig, data)
     data["first_stage"]["model"] = {"kind": "kl"}
-    data["prior"]["model"]["kind"] = "flow"
+    data["prior"]["model"]["kind"] = "flows"
     assert "prior.model.kind" in fails(RunConfig, data)
 
 

@@ -61,7 +61,7 @@ class _Clean:
     """A denoiser's answer: the estimate is zero."""
 
     def __init__(self, x_t: Tensor):
-        self.x_0, self.log_variance = torch.zeros_like(x_t), None
+        self.x_0, self.share = torch.zeros_like(x_t), None
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
