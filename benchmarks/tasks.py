@@ -41,7 +41,7 @@ from sfumato.evaluation.tasks.closeness import closeness, enlarged, super_resolu
 from sfumato.evaluation.tasks.guidance import guidance_curve, guidance_table
 from sfumato.evaluation.tasks.inpainting import inpainting, seam
 from sfumato.evaluation.tasks.intervals import frechet_interval
-from sfumato.evaluation.tasks.layout import box_overlap, found_in_boxes, gallery_of_boxes
+from sfumato.evaluation.tasks.layout import box_overlap, found_in_boxes, gallery_of_boxes, thing_overlap
 from sfumato.evaluation.tasks.recovery import RecoveryTraining, recover, train_segmenter
 from sfumato.evaluation.tasks.relations import Asked, relational
 from sfumato.features.neighbours import features_of, nearest
@@ -334,7 +334,8 @@ class Scenes:
         if bench.args.segmenter_steps == 0 and bench.args.segmenter is None:
             return
         self.segmenter = self._segmenter(bench, beside.maps(few, classes), classes.num)
-        true = agreement(self.recovered(self.truth), self.maps, classes.num, bench.rng)
+        maps = (self.maps > 0).long() if bench.args.things else self.maps
+        true = agreement(self.recovered(self.truth), maps, 2 if bench.args.things else classes.num, bench.rng)
         bench.row("maps: true pictures", accuracy=true.accuracy, iou=true.mean_iou, count=true.count)
 
     def recovered(self, pictures: Tensor) -> Tensor:
@@ -346,12 +347,15 @@ class Scenes:
     def _segmenter(self, bench: Bench, maps: Tensor, num_classes: int) -> Segmenter:
         """Trained once: the actions on one set of scenes share its weights."""
         kept = None if bench.args.segmenter is None else Path(bench.args.segmenter)
+        channels = 64
+        if bench.args.things:
+            maps, num_classes, channels = (maps > 0).to(maps.dtype), 2, 16
         if kept is not None and kept.is_file():
-            network = Segmenter(SegmenterConfig(num_classes, self.train_pixels.shape[1], 64))
+            network = Segmenter(SegmenterConfig(num_classes, self.train_pixels.shape[1], channels))
             load_strictly(network, read_weights(kept), str(kept))
             return network.to(bench.device).eval()
         training = RecoveryTraining(steps=bench.args.segmenter_steps, batch_size=64)
-        network = train_segmenter(self.train_pixels, maps, num_classes, bench.device, training, channels=64)
+        network = train_segmenter(self.train_pixels, maps, num_classes, bench.device, training, channels=channels)
         if kept is not None:
             save_weights(kept, network.state_dict())
         return network
@@ -400,7 +404,10 @@ def layout(bench: Bench) -> None:
         found = found_in_boxes(pictures, layouts, names, gallery, bench.rng, device=bench.device)
         iou = {}
         if scenes.segmenter is not None:
-            iou = {"iou": box_overlap(scenes.recovered(pictures), layouts, bench.rng).iou}
+            maps = scenes.recovered(pictures)
+            of_things = bench.args.things
+            overlap = thing_overlap(maps == 1, layouts, bench.rng) if of_things else box_overlap(maps, layouts, bench.rng)
+            iou = {"iou": overlap.iou}
         bench.row(f"boxes: {name}", found=found.share, **iou, chance=found.chance, count=len(pictures))
     distances(bench, "layout", made, scenes)
     bench.figure("layout", [drawn_boxes(layouts, made.shape), made, scenes.truth])
@@ -460,6 +467,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="subgroup", help="metadata field of the classes")
     parser.add_argument("--where", default="style=noto", help="FIELD=VALUE of the one style")
     parser.add_argument("--segmenter", metavar="FILE", help="keep the segmenter's weights there, and take them if they are")
+    parser.add_argument("--things", action="store_true", help="the segmenter tells things from background only (layout)")
     parser.add_argument("--segmenter-steps", type=int, default=3000, help="0: none, and layouts without overlap (default 3000)")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)

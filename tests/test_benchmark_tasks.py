@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from made_emoji import write_emoji
 from sfumato.build import ModelConfig
@@ -89,7 +90,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     found = script("tasks")
     monkeypatch.setattr(found, "RecoveryTraining", lambda steps, batch_size: RecoveryTraining(steps, 8))
     for name in ("agreement", "box_overlap", "closeness", "found_in_boxes", "frechet_interval", "guidance_curve", "inpainting",
-                 "relational", "super_resolution"):  # fmt: skip
+                 "relational", "super_resolution", "thing_overlap"):  # fmt: skip
         monkeypatch.setattr(found, name, functools.partial(getattr(found, name), num_resamples=10))
     return found
 
@@ -144,6 +145,16 @@ def test_an_action_writes_its_rows(
     told = capsys.readouterr().out.splitlines()
     assert [line[:28].rstrip() for line in told if line[:28].rstrip() in found] == ROWS[action]
     assert any(tmp_path.glob("*.png"))
+
+
+def test_boxes_by_a_segmenter_that_tells_things_from_background(module: ModuleType, made: Path, tmp_path: Path) -> None:
+    """Two classes instead of the maps' own, in a file of its own."""
+    kept = tmp_path / "things.safetensors"
+    arguments = ["--data", str(made / "scenes"), "--models", f"boxes={made / 'boxes'}", "--out", str(tmp_path), *SETTINGS]
+    module.main(["layout", *arguments, "--things", f"--segmenter={kept}", "--segmenter-steps=2"])
+    assert load_file(kept)["head.2.weight"].shape[0] == 2
+    found = json.loads((tmp_path / "layout.json").read_text())
+    assert all(0 <= found[f"boxes: {name}"]["iou"]["value"] <= 1 for name in ("true pictures", "model"))
 
 
 def the_truth(bench: Any, loaded: Any, prepared: Any, guidance: Any = None, change: Any = None) -> torch.Tensor:

@@ -16,6 +16,7 @@ from sfumato.evaluation.tasks.layout import (
     found_in_boxes,
     gallery_of_boxes,
     make_gallery,
+    thing_overlap,
 )
 
 SIDE = 96
@@ -137,3 +138,14 @@ def test_overlap_looks_at_the_class_asked_for_and_past_a_few_wrong_pixels() -> N
     found = box_overlap(map, [boxes], rng(), num_resamples=5)
     assert found.values.tolist() == [pytest.approx(1.0), 0.0]
     assert box_overlap(map, [boxes[:1]], rng(), first=0, num_resamples=5).iou.value == 0
+
+
+def test_overlap_of_any_thing_leaves_out_what_stands_in_the_other_boxes() -> None:
+    """The right box is half filled; what fills its window from the left box is not its own."""
+    map = filled(10, 10, 10, 10)
+    map[0, 10:20, 30:40] = 7  # in the left half of the second box, touching nothing
+    boxes = [share(10, 10, 10, 10), share(30, 10, 20, 10)]
+    found = thing_overlap(map > 0, [boxes], rng(), num_resamples=5)
+    assert found.values.tolist() == [pytest.approx(1.0, abs=1e-6), pytest.approx(0.5, abs=1e-6)]
+    alone = thing_overlap(map > 0, [boxes[:1]], rng(), num_resamples=5)
+    assert alone.values.item() == pytest.approx(1.0, abs=1e-6)  # beyond the window

@@ -8,7 +8,8 @@ the thing.
 
 Overlap: the thing's own box is the smallest that holds the central 99.5 %, in each direction, of the pixels of its class in
 the map recovered from the picture, within a window that is half its sides larger all around; intersection over union with
-the box asked for, 0 where no such pixel is.
+the box asked for, 0 where no such pixel is. Where maps tell things from background and not their classes, the pixels are those
+of any thing outside of the other boxes asked for.
 """
 
 from __future__ import annotations
@@ -147,6 +148,29 @@ def box_overlap(
     found = torch.tensor(values, dtype=torch.float64)
     part, whole = _by_picture(found, owner, len(maps))
     return Overlap(ratio_interval(part, whole, rng, num_resamples), found)
+
+
+def thing_overlap(things: Tensor, layouts: Sequence[Sequence[Box]], rng: torch.Generator, num_resamples: int = 1000) -> Overlap:
+    """As `box_overlap`, of whatever fills a box. things: (N, H, W) bool, recovered from N pictures: no background there."""
+    owner, boxes = _listed(things, layouts)
+    values = []
+    for index, box in zip(owner.tolist(), boxes):
+        own = things[index].cpu().clone()
+        for other in layouts[index]:
+            if other is not box:
+                own[_rows(other, own.shape[0]), _columns(other, own.shape[1])] = False
+        values.append(_overlap(own, box))
+    found = torch.tensor(values, dtype=torch.float64)
+    part, whole = _by_picture(found, owner, len(things))
+    return Overlap(ratio_interval(part, whole, rng, num_resamples), found)
+
+
+def _rows(box: Box, height: int) -> slice:
+    return slice(round(box.top * height), round((box.top + box.height) * height))
+
+
+def _columns(box: Box, width: int) -> slice:
+    return slice(round(box.left * width), round((box.left + box.width) * width))
 
 
 def _listed(pictures: Tensor, layouts: Sequence[Sequence[Box]]) -> tuple[Tensor, list[Box]]:
