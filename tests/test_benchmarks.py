@@ -365,7 +365,12 @@ def test_guidance_curve_draws_every_value_and_interval_where_it_belongs(tmp_path
         "precision": {"value": 0.75, "low": 0.5, "high": 1.0},
         "recall": {"value": 0.25, "low": 0.0, "high": 0.5},
     }
-    numbers = {"floor: training pictures": {"fd": {"value": 0.5}}, "guidance 3": row, "guidance 1.5": row, "about": {"seconds": 1}}
+    numbers = {
+        "floor: training pictures": {"fd": {"value": 0.5}},
+        "guidance 3": row,
+        "guidance 1.5": row,
+        "about": {"seconds": 1},
+    }
     (tmp_path / "guidance.json").write_text(json.dumps(numbers))
     module, out = script("guidance_curve"), tmp_path / "curve.svg"
     module.main([str(tmp_path / "guidance.json"), "--out", str(out)])

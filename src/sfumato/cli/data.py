@@ -136,10 +136,16 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     quiet = not console.is_terminal  # elsewhere a bar would leave an empty line before an error's one line
-    columns = (*columns, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as progress:
         task = progress.add_task("starting", total=None)
 
