@@ -357,3 +357,27 @@ def test_word_order_exchanges_the_things_and_writes_what_it_found(tmp_path):
     found = json.loads((tmp_path / "out" / "word_order.json").read_text())
     assert [r["step"] for r in found["rows"]] == [1, 2]
     assert found["rows"][0]["own"] == found["rows"][0]["exchanged"] > 0  # the last layer begins at zero, and moves once
+
+
+def test_guidance_curve_draws_every_value_and_interval_where_it_belongs(tmp_path):
+    row = {
+        "fd": {"value": 2.0, "low": 1.0, "high": 4.0},
+        "precision": {"value": 0.75, "low": 0.5, "high": 1.0},
+        "recall": {"value": 0.25, "low": 0.0, "high": 0.5},
+    }
+    numbers = {
+        "floor: training pictures": {"fd": {"value": 0.5}},
+        "guidance 3": row,
+        "guidance 1.5": row,
+        "about": {"seconds": 1},
+    }
+    (tmp_path / "guidance.json").write_text(json.dumps(numbers))
+    module, out = script("guidance_curve"), tmp_path / "curve.svg"
+    module.main([str(tmp_path / "guidance.json"), "--out", str(out)])
+    assert "FD-MobileNetV2" in out.read_text()
+    top, height = module.TOP, module.HEIGHT
+    drawn = [[(round(y - top, 6) / height) for _, y in line.points] for line in module.curve_figure(numbers).lines]
+    for value, low, high in ((0.5, 0.75, 0.0), (0.25, 0.5, 0.0), (0.75, 1.0, 0.5)):  # shares of the height, from above
+        start = drawn.index([value, value])
+        assert drawn[start + 1 : start + 3] == [[low, high]] * 2
+    assert [0.875, 0.875] in drawn  # the floor, on an axis to 4

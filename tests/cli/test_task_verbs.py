@@ -283,6 +283,7 @@ WRONG = [
     (["generate", "--class", "aple", "--model", "label"], "unknown class 'aple': did you mean 'apple'?"),
     (["generate", "--class", "apple", "--class", "dog", "--model", "label"], "unknown class 'dog'"),
     (["generate", "--class", "apple", "--model", "text"], "knows no classes"),
+    (["generate", "--model", "label"], "makes pictures of classes; name one with --class, such as 'sky'"),
     (["generate", "a cat", "--class", "apple", "--model", "label"], "reads classes only"),
     (["generate", "a cat", "--class", "apple", "--class", "zebra", "--model", "both"], "one by one"),
 ]

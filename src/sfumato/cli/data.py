@@ -132,13 +132,21 @@ def _pack(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, gone when it ends; call it with (stage, done, total)."""
+    """A progress bar on stderr where that is a terminal, gone when it ends; call it with (stage, done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=False) as progress:
+    quiet = not console.is_terminal  # elsewhere a bar would leave an empty line before an error's one line
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as progress:
         task = progress.add_task("starting", total=None)
 
         def step(stage: str, done: int, total: int) -> None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     gallery = None if args.neighbours is None else checked_path("neighbours", args.neighbours)
 
     def job(pipeline: Pipeline, draft: Draft) -> Job:
-        from sfumato.generation.tasks.classes import of_classes
+        from sfumato.generation.tasks.classes import check_class_is_named, of_classes
         from sfumato.generation.tasks.job import Job
         from sfumato.generation.tasks.parts import check_prompt_is_enough
 
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             check_prompt_is_enough(pipeline, "generate")
         if gallery is not None and not draft.prompts and not classes:
             draft = replace(draft, prompts=("",))  # the neighbours may say it all
+        if not classes:
+            check_class_is_named(pipeline, draft)
         made = of_classes(pipeline, classes, draft) if classes else Job(pipeline.request(draft))
         if guide is not None:
             made = replace(made, guide=guide(pipeline, made.request), task="generate", source=Path(args.guide).name)

@@ -23,8 +23,7 @@ def of_classes(pipeline: Pipeline, classes: Sequence[str], draft: Draft) -> Job:
 
     Raises `InputError` for a class that the model does not know, with the nearest that it does.
     """
-    conditioner = pipeline.model.conditioner
-    part: Found[Any] | None = find_part(conditioner, ClassLabel) or find_part(conditioner, ClassEmbedder)
+    part = _class_part(pipeline)
     if part is None:
         raise InputError(f"class: the model {shorten(pipeline.name)} knows no classes; describe the picture with a prompt.")
     for name in classes:
@@ -37,3 +36,18 @@ def of_classes(pipeline: Pipeline, classes: Sequence[str], draft: Draft) -> Job:
         raise InputError(f"class: got {len(classes)}, but beside a text this model takes one a call; make them one by one.")
     prompts = draft.prompts or ("",)
     return Job(pipeline.request(replace(draft, prompts=prompts)), inputs=part.inputs(classes[0]))
+
+
+def check_class_is_named(pipeline: Pipeline, draft: Draft) -> None:
+    """Raise `InputError` for a model that reads classes only and a draft that names none."""
+    part = _class_part(pipeline)
+    if part is None or part.name is not None or draft.prompts:
+        return
+    such = f", such as {shorten(part.conditioner.config.names[0])}" if isinstance(part.conditioner, ClassLabel) else ""
+    name = shorten(pipeline.name)
+    raise InputError(f"class: got none, and the model {name} makes pictures of classes; name one with --class{such}.")
+
+
+def _class_part(pipeline: Pipeline) -> Found[Any] | None:
+    conditioner = pipeline.model.conditioner
+    return find_part(conditioner, ClassLabel) or find_part(conditioner, ClassEmbedder)
