@@ -88,7 +88,8 @@ def test_gradients_are_finite_far_outside_and_at_knots() -> None:
     x = torch.tensor([-1e30, -BOUND, 0.0, BOUND, 1e30], requires_grad=True)
     y, log_slope = spline(x, knots(raw, BOUND))
     (y.sum() + log_slope.sum()).backward()
-    assert x.grad is not None and raw.grad is not None
+    assert x.grad is not None
+    assert raw.grad is not None
     torch.testing.assert_close(x.grad, torch.ones(5), atol=1e-5, rtol=0)
     assert bool(raw.grad.isfinite().all())
     assert raw.grad[[0, 1, 3, 4]].abs().max() == 0  # the identity there, whatever the knots

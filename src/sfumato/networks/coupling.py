@@ -3,8 +3,9 @@
     each scale:  squeeze, then `num_steps` times (activation norm, invertible 1 x 1 convolution, coupling), then split
 
 (Kingma & Dhariwal 2018, arXiv 1807.03039, section 3 and Fig. 2; the scales are those of Dinh et al. 2016, arXiv 1605.08803,
-section 3.6.) The couplings are affine, as there, or rational-quadratic splines (Durkan et al. 2019, arXiv 1906.04032). The half that a split lets go is standardised by what stays, so that the noise is N(0, 1) in every element and
-the whole is a single change of variables. It computes in fp32, also under autocast: rounding is not invertible.
+section 3.6.) A coupling is affine, as there, or of rational-quadratic splines (Durkan et al. 2019, arXiv 1906.04032). The half
+that a split lets go is standardised by what stays, so that the noise is N(0, 1) in every element and the whole is a single
+change of variables. It computes in fp32, also under autocast: rounding is not invertible.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class CouplingConfig:
     num_classes: int | None = None
     coupling: Literal["affine", "spline"] = "affine"
     bins: int = 16
-    bound: float = 3.0
+    bound: float = 4.0
 
     def __post_init__(self) -> None:
         for name, least in (("in_channels", 1), ("num_scales", 0), ("num_steps", 1), ("width", 1)):

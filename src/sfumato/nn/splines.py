@@ -117,7 +117,7 @@ class SplineCoupling(Invertible):
     identity. bins: K, 2 to `MOST_BINS`; bound: B, in units of x.
     """
 
-    def __init__(self, channels: int, width: int, kernel: int, cond_dim: int = 0, bins: int = 16, bound: float = 3.0):
+    def __init__(self, channels: int, width: int, kernel: int, cond_dim: int = 0, bins: int = 16, bound: float = 4.0):
         super().__init__()
         self.kept, self.bound, self.num_raw = channels // 2, bound, 3 * bins - 1
         self.network = CouplingNetwork(self.kept, self.num_raw * (channels - self.kept), width, kernel, cond_dim)
