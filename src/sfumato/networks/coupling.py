@@ -1,22 +1,26 @@
 """The multi-scale coupling flow: one bijection between latents and noise of the same shape.
 
-    each scale:  squeeze, then `num_steps` times (activation norm, invertible 1 x 1 convolution, affine coupling), then split
+    each scale:  squeeze, then `num_steps` times (activation norm, invertible 1 x 1 convolution, coupling), then split
 
 (Kingma & Dhariwal 2018, arXiv 1807.03039, section 3 and Fig. 2; the scales are those of Dinh et al. 2016, arXiv 1605.08803,
-section 3.6.) The half that a split lets go is standardised by what stays, so that the noise is N(0, 1) in every element and
-the whole is a single change of variables. It computes in fp32, also under autocast: rounding is not invertible.
+section 3.6.) A coupling is affine, as there, or of rational-quadratic splines (Durkan et al. 2019, arXiv 1906.04032). The half
+that a split lets go is standardised by what stays, so that the noise is N(0, 1) in every element and the whole is a single
+change of variables. It computes in fp32, also under autocast: rounding is not invertible.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import InputError
+from sfumato.errors import InputError, unknown
 from sfumato.nn.invertible import ActNorm, AffineCoupling, Conv1x1, Invertible, SplitPrior, squeeze, unsqueeze
+from sfumato.nn.splines import MOST_BINS, SplineCoupling
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class CouplingConfig:
     num_steps: steps of flow a scale. width: hidden channels of the coupling networks.
     vector_dim: width of the condition's vector; num_classes: or the size of a table of embeddings that it indexes. None for
         neither; not both.
+    coupling: affine, or monotonic splines of `bins` bins on [-bound, bound], 1 standard deviation of the first batch a unit;
+        outside they are the identity. An affine flow does not look at bins and bound.
     """
 
     in_channels: int
@@ -37,6 +43,9 @@ class CouplingConfig:
     width: int = 128
     vector_dim: int | None = None
     num_classes: int | None = None
+    coupling: Literal["affine", "spline"] = "affine"
+    bins: int = 16
+    bound: float = 4.0
 
     def __post_init__(self) -> None:
         for name, least in (("in_channels", 1), ("num_scales", 0), ("num_steps", 1), ("width", 1)):
@@ -49,6 +58,12 @@ class CouplingConfig:
             raise InputError(
                 f"flow num_classes={self.num_classes} and vector_dim={self.vector_dim}: give one, set the other to null."
             )
+        if self.coupling not in ("affine", "spline"):
+            raise unknown("flow coupling", str(self.coupling)[:40], ("affine", "spline"))
+        if not 2 <= self.bins <= MOST_BINS:
+            raise InputError(f"flow bins is {self.bins}: expected 2 to {MOST_BINS}.")
+        if not 0 < self.bound < math.inf:
+            raise InputError(f"flow bound is {self.bound}: expected a number above 0; 3 to 4 hold normal noise.")
         if self.num_scales == 0 and self.in_channels < 2:
             raise InputError("flow in_channels is 1 with num_scales 0: a coupling needs 2 or more channels to split.")
 
@@ -66,13 +81,19 @@ class Scale(nn.Module):
         kernel = 3 if config.num_scales else 1
         layers: list[Invertible] = []
         for _ in range(config.num_steps):
-            layers += [ActNorm(channels), Conv1x1(channels), AffineCoupling(channels, config.width, kernel, cond_dim)]
+            layers += [ActNorm(channels), Conv1x1(channels), _coupling(channels, config, kernel, cond_dim)]
         self.layers = nn.ModuleList(layers)
         self.split = SplitPrior(channels, cond_dim) if split else None
 
     def all(self) -> list[Invertible]:
         """The layers in order."""
         return [*self.layers, *([self.split] if self.split is not None else [])]
+
+
+def _coupling(channels: int, config: CouplingConfig, kernel: int, cond_dim: int) -> Invertible:
+    if config.coupling == "spline":
+        return SplineCoupling(channels, config.width, kernel, cond_dim, config.bins, config.bound)
+    return AffineCoupling(channels, config.width, kernel, cond_dim)
 
 
 class CouplingFlow(nn.Module):

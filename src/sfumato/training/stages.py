@@ -23,11 +23,12 @@ ADDED: dict[str, dict[str, Any]] = {
     "text": {"reach": 0},
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
+    "coupling": {"coupling": "affine", "bins": 16, "bound": 4.0},
 }
-"""By `kind` (data and loss: `DataConfig` and `FirstStageLossConfig`, which have none), fields that configs got after runs had
-been made without them, and the values that mean the same as none."""
+"""By `kind` (data, loss and coupling: `DataConfig`, `FirstStageLossConfig` and `CouplingConfig`, which have none), fields that
+configs got after runs had been made without them, and the values that mean the same as none."""
 
-_WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight"}
+_WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight", "coupling": "coupling"}
 
 
 def key(*parts: Any) -> str:

@@ -1,4 +1,12 @@
-"""Flow: the library's coupling flow over a vector of two numbers, `priors.flow.FlowPrior`."""
+"""Flow: the library's coupling flow over a vector of two numbers, `priors.flow.FlowPrior`, with splines for couplings.
+
+On the study's own mixture with seed 0, by the share of points near a mode (0.989 of the data are) and KL(data || model):
+
+    affine, 8 steps of flow, trained for 2,000 with rate 2e-3 and clip 0.2      0.531    1.007 nats
+    splines on [-3, 3], 4 steps of flow, for 1,500, the same rate and clip      0.962    0.037
+    splines on [-4, 4], as before                                               0.969    0.025
+    splines on [-4, 4], rate 5e-3 and clip 1, the ones below                    0.970    0.026
+"""
 
 from __future__ import annotations
 
@@ -21,12 +29,14 @@ NOTHING = Conditioning()
 
 @dataclass(frozen=True)
 class FlowOfPoints:
-    """Which flow, and how it is trained. clip: largest norm of a gradient; beyond it a deep flow jumps now and then."""
+    """Which flow, and how it is trained. clip: largest norm of a gradient; beyond it a flow jumps now and then."""
 
-    network: CouplingConfig = field(default_factory=lambda: CouplingConfig(2, num_scales=0, num_steps=8, width=64))
+    network: CouplingConfig = field(
+        default_factory=lambda: CouplingConfig(2, num_scales=0, num_steps=4, width=64, coupling="spline", bins=16, bound=4.0)
+    )
     batch_size: int = 256
-    learning_rate: float = 2e-3
-    clip: float = 0.2
+    learning_rate: float = 5e-3
+    clip: float = 1.0
 
 
 class Flow(Model):

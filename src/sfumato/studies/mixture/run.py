@@ -46,7 +46,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("vae", "VAE", Variational, 2000),
     Family("vqvae", "VQ-VAE", Quantizing, 1500),
     Family("autoregressive", "Autoregressive", Autoregressive, 500),
-    Family("flow", "Flow", Flow, 2000),
+    Family("flow", "Flow", Flow, 1500),
     Family("ddpm", "DDPM", Diffusion, 1500),
     Family("rectified", "Rectified flow", Rectified, 1500),
     Family("ldm", "LDM", LatentDiffusion, 2000),

@@ -13,7 +13,7 @@ from html import escape
 
 TOKEN = re.compile(r"\\text\{([^}]*)\}|\\([A-Za-z]+|;)|([A-Za-z]+'?|\d+(?:\.\d+)?)|([_^{}])|(\S)")
 SYMBOLS = {
-    "alpha": "α", "beta": "β", "sigma": "σ", "eps": "ε", "pi": "π", "E": "𝔼", "N": "𝒩", "L": "ℒ",
+    "alpha": "α", "beta": "β", "sigma": "σ", "eps": "ε", "pi": "π", "theta": "θ", "xi": "ξ", "E": "𝔼", "N": "𝒩", "L": "ℒ",
 }  # fmt: skip
 OPERATORS = {
     "sum": "∑", "prod": "∏", "int": "∫", "le": "≤", "ge": "≥", "partial": "∂", "nabla": "∇", "cdot": "·", "norm": "‖",

@@ -62,20 +62,33 @@ CHAPTERS: tuple[Chapter, ...] = (
         "Flow",
         "exact",
         "identity",
-        "coupling layers",
+        "coupling layers of splines",
         """
             A bijection carries the data to standard normal noise, and the change of variables gives the likelihood.
             Everything has to be invertible and as wide as the data, and a continuous map cannot tear one disc of
             noise into eight: what it cannot tear it stretches thin, and the threads between the modes are points
             that the data do not have.
+
+            How thin depends on the coupling. One half of the numbers is kept and says how each of the other half is
+            mapped, by a monotonic spline g: fractions of quadratics through knots, 16 bins between −4 and 4, with
+            a slope d of its own at each knot. It can be steep inside a mode and flat in the gap beside it, and
+            again for the next mode. The affine coupling of earlier flows has one slope for all: in a run of its
+            own, with eight layers in place of these four and 2,000 steps of training, affine couplings reached
+            0.531 of the points near a mode, and a divergence from the data of 1.0 nats.
         """,
         (
             r"\log p(x) = \log \N(f(x); 0, 1) + \log |\det \frac{\partial f}{\partial x}|",
-            r"y_a = x_a, \; y_b = \exp(s(x_a)) x_b + t(x_a)",
+            r"y_a = x_a, \; y_b = g(x_b; \theta(x_a))",
+            r"g(x) = g_k + \frac{(g_{k \plus 1} - g_k) (s_k \xi^2 + d_k \xi (1 - \xi))}"
+            r"{s_k + (d_k + d_{k \plus 1} - 2 s_k) \xi (1 - \xi)}",
+            r"\xi = \frac{x - x_k}{x_{k \plus 1} - x_k}, \; s_k = \frac{g_{k \plus 1} - g_k}{x_{k \plus 1} - x_k}",
+            r"\text{where affine:} \; g(x) = \exp(s) x + t",
         ),
         (
             ("priors/flow.py", "FlowPrior.log_prob"),
             ("networks/coupling.py", "CouplingFlow.forward"),
+            ("nn/splines.py", "SplineCoupling"),
+            ("nn/splines.py", "inverse_spline"),
             ("nn/invertible.py", "AffineCoupling"),
             ("nn/invertible.py", "Conv1x1"),
             ("studies/mixture/coupling.py", "Flow"),
