@@ -133,7 +133,8 @@ def first_stage_point(
     Raises `InputError` for no pictures, and for an encoder that gives real numbers without spread, whose rate is infinite.
     """
     check_pixels(pixels)
-    moments, codes, error = _Moments(), [], 0.0
+    moments, error = _Moments(), 0.0
+    codes: list[Tensor] = []  # counts, of each level
     for part in parts(len(pixels), batch_size):
         x = to_unit(pixels[part].to(device))
         q = first_stage.posterior(x)
