@@ -240,23 +240,21 @@ class Pipeline(TaskMethods):
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
         steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `guidance` may also be a scale for
-        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model
-        that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
-        "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
-        `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
-        such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks
-        like when shrunk, or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at
-        times t (B,); `guide_scale` times its gradient moves every estimate, without retraining. `temperature` is of priors that
-        are no diffusion, `top_k` and `top_p` of those that draw codes. `on_step` is called after each denoising step.
+        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model that draws
+        transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or "#ffcc00"; the drawing
+        is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last `strength` of the steps, above
+        0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt, such as `{"mask":
+        MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks like when shrunk,
+        or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at times t (B,);
+        `guide_scale` times its gradient moves every estimate, without retraining. `temperature` is of priors that are no
+        diffusion, `top_k` and `top_p` of those that draw codes. `on_step` is called after each denoising step.
         `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the file.
-        Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError`
-        when memory runs out, `NotFiniteError` when sampling diverges.
+        Raises `InputError` for a value out of bounds, `MachineError` when memory runs out, `NotFiniteError` when sampling
+        diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
-        if inputs is not None and not prompts:
-            prompts = ("",)  # a map, a mask or a layout may say it all
         draft = Draft(
-            prompts=(prompts,) if isinstance(prompts, str) else prompts,  # type: ignore[arg-type]  # checked by Draft
+            prompts=_prompts(prompts, inputs),
             negative=negative,
             num=num,
             seed=seed,
@@ -388,6 +386,12 @@ def _with_loras(loaded: LoadedModel, name: str, changes: Sequence[tuple[Lora, Sc
 
     merge(loaded.model, changes)
     return replace(loaded, name=" + ".join([name, *(f"{lora.path.stem}:{scale_text(scale)}" for lora, scale in changes)]))
+
+
+def _prompts(prompts: str | Sequence[str], inputs: Any) -> tuple[str, ...]:
+    if inputs is not None and not prompts:
+        return ("",)  # a map, a mask or a layout may say it all
+    return (prompts,) if isinstance(prompts, str) else prompts  # type: ignore[return-value]  # checked by Draft
 
 
 def _pair(size: object) -> tuple[int, int]:
