@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,14 +11,19 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from oracles import GaussianData
+from sfumato.diffusion.bounds import bound
+from sfumato.diffusion.forward import Learned, Variance
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
 from sfumato.explain.rate_distortion import curve, first_stage_point, log_plan
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
-from sfumato.first_stages.vq import VQConfig, VQFirstStage
+from sfumato.first_stages.vq import Level, VQConfig, VQFirstStage
+from sfumato.first_stages.vq2 import VQ2Config, VQ2FirstStage
+from sfumato.generation.pixels import to_unit
 from sfumato.latent import Grid
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
+from sfumato.noise import PictureNoise
 from sfumato.posterior import DiagonalGaussian
 
 DATA = GaussianData(mean=0.1, std=0.2)
@@ -108,6 +114,39 @@ def test_a_kl_stage_under_a_fitted_gaussian():
     assert found.rmse == pytest.approx(127.5 * DATA.std * spread, rel=0.03)
 
 
+def with_share(share: float):
+    """The Gaussian's denoiser, and everywhere this v."""
+    exact = DATA.denoiser(SCHEDULE)
+
+    def ask(x_t: Tensor, t: Tensor) -> Tensor:
+        x_0 = exact(x_t, t)
+        return torch.cat([x_0, torch.full_like(x_0, share)], dim=1)
+
+    return lambda part: ask
+
+
+@pytest.mark.parametrize(("share", "variance"), [(0.0, Variance.small), (1.0, Variance.large)])
+def test_the_ends_of_a_learned_variance_are_the_fixed_ones(share, variance):
+    """v = 0 is the small variance, v = 1 the large one (arXiv 2102.09672, eq. 15), and the rates of the two differ."""
+    plan = TIMES[::10]
+    plan = torch.cat([plan, plan.new_zeros(1)]) if plan[-1] else plan
+    learned = curve(IDENTITY, SCHEDULE, with_share(share), pictures(2), times=plan, variance=Learned.learned)
+    fixed = curve(IDENTITY, SCHEDULE, lambda part: DATA.denoiser(SCHEDULE), pictures(2), times=plan, variance=variance)
+    other = curve(IDENTITY, SCHEDULE, with_share(1 - share), pictures(2), times=plan, variance=Learned.learned)
+    torch.testing.assert_close(learned.rate, fixed.rate, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(learned.rmse, fixed.rmse)
+    assert abs(float(other.rate[-1]) / float(fixed.rate[-1]) - 1) > 0.02
+
+
+def test_clipping_leaves_the_learned_variance_as_it_is():
+    plan, pixels = torch.tensor([1.0, 0.6, 0.3, 0.1, 0.0], dtype=torch.float64), pictures(2)
+    found = curve(IDENTITY, SCHEDULE, with_share(1.5), pixels, times=plan, variance=Learned.learned)
+    here = bound(
+        with_share(1.5)(slice(0, 2)), SCHEDULE, to_unit(pixels), PictureNoise([0, 1]), times=plan, variance=Learned.learned
+    )
+    assert float(found.rate[-1]) == pytest.approx(float(here.rate.sum()) / (pixels.numel() * math.log(2)), rel=1e-5)
+
+
 def test_a_vq_stage_has_the_entropy_of_its_codes():
     net = AutoencoderConfig(
         channels=32, multipliers=(1, 1), num_res_blocks=1, mid_attention=False, latent_channels=3, double_moments=False
@@ -124,6 +163,41 @@ def test_a_vq_stage_has_the_entropy_of_its_codes():
 
     stage.quantize.indices = four
     assert first_stage_point(stage, pixels).rate == pytest.approx(2 * 16 * 16 / (3 * 32 * 32))
+
+
+def cycling(count: int):
+    """Indices 0, 1, ... count - 1 in turn, all equally often."""
+    return lambda z: (torch.arange(z.shape[2] * z.shape[3]) % count).view(1, *z.shape[2:]).expand(len(z), -1, -1)
+
+
+def test_two_levels_have_the_entropies_of_both():
+    """16 places of 2 codes (1 bit) and 64 places of 4 codes (2 bits): 144 bits a picture of 3 x 16 x 16 values."""
+    net = AutoencoderConfig(
+        channels=32, multipliers=(1, 1), num_res_blocks=1, mid_attention=False, latent_channels=3, double_moments=False
+    )
+    stage = VQ2FirstStage(VQ2Config(net, codebook_size=4, embed_channels=2)).eval()
+    stage.top_quantize.indices, stage.quantize.indices = cycling(2), cycling(4)
+    found = first_stage_point(stage, pictures(2)[:, :, :16, :16])
+    assert found.rate == pytest.approx((4 * 4 * 1 + 8 * 8 * 2) / (3 * 16 * 16))
+    assert found.name == "VQ2FirstStage"
+
+
+def test_residual_codes_have_the_entropy_of_each():
+    """Codes (B, 2, h, w): the first always 3, which says nothing; the second one of two: 1 bit a place, not the entropy of
+    both in one histogram."""
+    net = AutoencoderConfig(
+        channels=32, multipliers=(1, 1), num_res_blocks=1, mid_attention=False, latent_channels=3, double_moments=False
+    )
+    stage = VQFirstStage(VQConfig(net, codebook_size=4)).eval()
+    plain = stage.levels
+
+    def two(z: Tensor) -> dict[str, Level]:
+        level = plain(z)[""]
+        codes = torch.stack([torch.full_like(level.found.codes, 3), cycling(2)(z)], dim=1)
+        return {"": dataclasses.replace(level, found=dataclasses.replace(level.found, codes=codes))}
+
+    stage.levels = two
+    assert first_stage_point(stage, pictures(2)).rate == pytest.approx(16 * 16 / (3 * 32 * 32))
 
 
 def test_what_has_no_rate_is_refused():

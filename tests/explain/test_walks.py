@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 
 import pytest
 import torch
 
+from sfumato.build import ModelConfig
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
 from sfumato.explain import forward
 from sfumato.explain.between import between_seeds, line, redrawn, weights
 from sfumato.explain.walk import watched
 from sfumato.generation.pipeline import Pipeline
+from sfumato.generation.pixels import to_pictures
 from sfumato.generation.request import Draft
 from sfumato.noise import PictureNoise
+from sfumato.recipes import RECIPES
 from tiny_models import loaded, text_config, unconditional_config
 
 LINEAR = make_schedule(ScheduleConfig(ScheduleName.linear, 1e-4, 0.02))
@@ -106,3 +110,29 @@ def test_latents_on_a_line_and_drawn_anew():
     assert len(anew) == 3
     assert anew[0].size == there[0].size == (16, 16)
     assert anew[0].tobytes() != anew[2].tobytes()
+
+
+@pytest.mark.parametrize("family", ["gan", "vae", "flow"])
+def test_between_two_seeds_of_one_step(family):
+    """A vector's, a grid's and a flow's noise: the ends are `generate`'s, the middle is what the arc's middle decodes to."""
+    run = RECIPES[f"family-{family}-tiny"]()
+    config = ModelConfig(run.first_stage.model, run.prior.model, run.prior.conditioner, (16, 16))
+    model = pipeline(lambda: config)
+    found = between_seeds(model, model.request(Draft(seed=1)), 1, 6, 3)
+    for image, seed in ((found[0], 1), (found[2], 6)):
+        assert image.tobytes() == model.generate(seed=seed)[0].tobytes()
+    if family != "flow":
+        like = torch.empty(1, *model.model.latent_shape(16, 16))
+        a, b = PictureNoise([1])(like), PictureNoise([6])(like)
+        half = math.acos(float((a * b).sum() / (a.norm() * b.norm()))) / 2
+        with torch.inference_mode():
+            x = model.model.decode((a + b) / (2 * math.cos(half)))
+        there = to_pictures(x)[0]
+        assert max(abs(p - q) for p, q in zip(found[1].tobytes(), there.tobytes(), strict=True)) <= 1
+
+
+def test_codes_have_no_arc():
+    run = RECIPES["family-vqvae-tiny"]()
+    model = pipeline(lambda: ModelConfig(run.first_stage.model, run.prior.model, run.prior.conditioner, (16, 16)))
+    with pytest.raises(InputError, match="draws no noise that could be interpolated"):
+        between_seeds(model, model.request(Draft(seed=1)), 1, 6, 3)

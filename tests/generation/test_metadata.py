@@ -120,7 +120,9 @@ def test_exact_text_wins(tmp_path: Path) -> None:
 
 def test_nothing_of_this_machine_is_written() -> None:
     fields = {f.name for f in dataclasses.fields(Parameters)}
-    assert set(json.loads(dataclasses.replace(FULL, background="transparent").to_json())) == {"format", "version", *fields}
+    assert set(
+        json.loads(dataclasses.replace(FULL, background="transparent", temperature=0.9, top_k=5, top_p=0.9).to_json())
+    ) == {"format", "version", *fields}
 
 
 BAD_EXACT = [

@@ -22,7 +22,7 @@ from sfumato.networks.discriminator import Discriminator, DiscriminatorConfig
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.conditions import Pixels, Stored
 from sfumato.training.tasks.gan import GanConfig, GanTask, LabelledPixels
-from tiny_runs import CPU, all_pixels, awaken, differences, run, small_optim, trainer
+from tiny_runs import CPU, all_pixels, awaken, differences, run, small_config, small_optim, trainer
 
 NAMES = ("red", "green", "blue")
 
@@ -114,6 +114,11 @@ class Points:
         mode = torch.randint(8, (batch_size,), generator=rng)
         x = circle()[mode] + self.DEVIATION * torch.randn(batch_size, 2, generator=rng)
         return x, torch.zeros(batch_size, dtype=torch.int64)
+
+
+def test_a_gan_is_told_of_by_fields_that_a_run_has() -> None:
+    """The message about a loss that is not finite names SECTION.train.learning_rate."""
+    assert hasattr(small_config(), pictures_task().section)
 
 
 def circle() -> Tensor:

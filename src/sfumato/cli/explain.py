@@ -100,10 +100,10 @@ def measure(
     plan = log_plan(schedule, steps)
 
     def estimates(part: slice) -> Estimate:
-        return estimate(pipeline, list(held.captions[part]))
+        return estimate(pipeline, list(held.captions[part]), with_variance=True)
 
     same: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": pipeline.device}
-    found = curve(stage, schedule, estimates, held.pixels, times=plan, **same)
+    found = curve(stage, schedule, estimates, held.pixels, times=plan, variance=model.prior.variance, **same)
     point = None if isinstance(stage, IdentityFirstStage) else first_stage_point(stage, held.pixels, **same)
     return found, point
 
@@ -135,8 +135,8 @@ def held_out(pipeline: Pipeline, data: Path, split: str | None, num: int, seed: 
     return held.take(choose(len(held), min(num, len(held)), seed))
 
 
-def estimate(pipeline: Pipeline, prompts: list[str]) -> Estimate:
-    """The denoiser told `prompts`, without guidance, which would be another model."""
+def estimate(pipeline: Pipeline, prompts: list[str], with_variance: bool = False) -> Estimate:
+    """The denoiser told `prompts`, without guidance, which would be another model; where asked, with its learned variance."""
     import torch
 
     from sfumato.priors.diffusion import DiffusionPrior
@@ -149,7 +149,7 @@ def estimate(pipeline: Pipeline, prompts: list[str]) -> Estimate:
         cond = conditioner(conditioner.prepare(told).to(pipeline.device))
 
     def ask(x_t: Tensor, t: Tensor) -> Tensor:
-        return prior.denoiser(x_t, t, cond).x_0
+        return prior.estimate(x_t, t, cond) if with_variance else prior.denoiser(x_t, t, cond).x_0
 
     return ask
 

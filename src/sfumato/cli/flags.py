@@ -49,6 +49,14 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     add("--sampler", metavar="NAME", help=f"{', '.join(SAMPLER_NAMES)} (default: the model's)")
 
 
+def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
+    """How models that are no diffusion are sampled."""
+    add = parser.add_argument
+    add("--temperature", metavar="T", help="of a model of codes, a flow or a GAN: below 1 likelier and more alike pictures")
+    add("--top-k", metavar="K", help="of a model of codes: draw from the K likeliest")
+    add("--top-p", metavar="P", help="of a model of codes: draw from the likeliest that sum to P")
+
+
 def add_size_flag(parser: argparse.ArgumentParser, default: str = "the model's") -> None:
     """--size."""
     parser.add_argument("--size", metavar="HxW", help=f"height x width in pixels (default: {default})")

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_model_flags(parser, DEFAULT_MODEL)
     flags.add_sampling_flags(parser)
+    flags.add_truncation_flags(parser)
     flags.add_size_flag(parser)
     flags.add_background_flag(parser)
     flags.add_running_flags(parser)

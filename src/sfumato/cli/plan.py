@@ -119,4 +119,7 @@ def _draft(args: argparse.Namespace, source: Parameters | None) -> Draft:
         width=width,
         batch_size=number("batch_size"),
         background=text("background") if text("background") is not None else getattr(source, "background", WHITE),
+        temperature=number("temperature"),
+        top_k=number("top_k"),
+        top_p=number("top_p"),
     )

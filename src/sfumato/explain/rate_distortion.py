@@ -14,6 +14,8 @@ A first stage is a point: the rate of its latents alone, under
 
     a Gaussian fitted to them, per channel:  E KL(q(z | x) || N(m_c, s_c^2))   for a KL stage, whose training weight is no rate
     their code's own frequencies:            entropy of the indices            for a VQ stage
+
+of several levels, or of residual codes, the sum of each one's own entropy: no level is told of another.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.bounds import Estimate, check_plan, every_step, prior_term, terms, to_bits
-from sfumato.diffusion.forward import Variance
+from sfumato.diffusion.forward import Learned, ReverseVariance, Variance
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.grids import times as times_of
 from sfumato.diffusion.schedule import Schedule
 from sfumato.errors import InputError
 from sfumato.first_stages.base import FirstStage
 from sfumato.first_stages.identity import IdentityFirstStage
-from sfumato.first_stages.vq import VQFirstStage
+from sfumato.first_stages.vq import QuantizedFirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.noise import PictureNoise
 from sfumato.posterior import DiagonalGaussian
@@ -86,7 +88,7 @@ def curve(
     pixels: Tensor,
     *,
     times: Tensor | None = None,
-    variance: Variance = Variance.small,
+    variance: ReverseVariance = Variance.small,
     seed: int = 0,
     batch_size: int = 16,
     device: torch.device | str = "cpu",
@@ -95,7 +97,8 @@ def curve(
     """The curve of a diffusion model on pictures (N, C, H, W) uint8; picture i has the noise of seed + i.
 
     times: the plan (None: every step of the schedule); a coarser one is the curve of its own, shorter chain, of higher rate.
-    Estimates over pixels are clipped to [-1, 1], as in the paper. Raises `InputError` for no pictures or a plan that is none.
+    Estimates over pixels are clipped to [-1, 1], as in the paper. variance: of the reverse steps; learned, estimates are
+    [x_0, v] along the channels, as `diffusion.bounds` asks. Raises `InputError` for no pictures or a plan that is none.
     """
     check_pixels(pixels)
     plan = every_step(schedule) if times is None else times
@@ -107,7 +110,7 @@ def curve(
         x = to_unit(pixels[part].to(device))
         noise = PictureNoise(range(seed + part.start, seed + part.stop))
         z = latent_sample(first_stage.posterior(x), noise)
-        estimate = clipped(estimates(part)) if in_pixels else estimates(part)
+        estimate = clipped(estimates(part), variance) if in_pixels else estimates(part)
         nats[0] += float(prior_term(schedule, z).sum())
         for index, term in enumerate(terms(estimate, schedule, z, noise, plan, variance, in_pixels)):
             errors[index] += squared_error(first_stage.decode(term.x_0), x)
@@ -125,20 +128,21 @@ def first_stage_point(
 ) -> Point:
     """Rate and distortion of a first stage alone on pictures (N, C, H, W) uint8, by one sample of q(z | x) a picture.
 
-    The entropy of codes is that of their frequencies in these pictures: too small where there are few indices for the codes.
+    The entropy of codes is that of their frequencies in these pictures, by level: too small where there are few indices for the
+    codes.
     Raises `InputError` for no pictures, and for an encoder that gives real numbers without spread, whose rate is infinite.
     """
     check_pixels(pixels)
-    moments, codes, error, size = _Moments(), None, 0.0, 0
+    moments, error = _Moments(), 0.0
+    codes: list[Tensor] = []  # counts, of each level
     for part in parts(len(pixels), batch_size):
         x = to_unit(pixels[part].to(device))
         q = first_stage.posterior(x)
         z = latent_sample(q, PictureNoise(range(seed + part.start, seed + part.stop)))
         error += squared_error(first_stage.decode(z), x)
-        if isinstance(first_stage, VQFirstStage):
+        if isinstance(first_stage, QuantizedFirstStage):
             found = _counts(first_stage, z)
-            codes = found if codes is None else codes + found
-            size += int(found.sum())
+            codes = [a + b for a, b in zip(codes, found, strict=True)] if codes else found
         elif q.log_variance is not None:
             moments.add(q.mean, q.log_variance)
         else:
@@ -147,9 +151,8 @@ def first_stage_point(
                 "infinitely many bits; only a KL or VQ first stage is a point of the rate-distortion plane."
             )
     rmse = math.sqrt(error / pixels.numel())
-    if codes is not None:
-        share = codes[codes > 0] / size
-        nats = -size * float((share * share.log()).sum())
+    if codes:
+        nats = sum(_entropy(counts) for counts in codes)
         return Point(type(first_stage).__name__, _bits(nats, pixels), rmse, "the frequencies of its codes")
     return Point(type(first_stage).__name__, _bits(moments.nats(), pixels), rmse, "a Gaussian fitted per channel")
 
@@ -194,11 +197,20 @@ class _Moments:
         return float(0.5 * (self.count * fitted.log() - self.log_variance).sum())
 
 
-def _counts(first_stage: VQFirstStage, z: Tensor) -> Tensor:
-    """How often each code is used by latents in unit scale, (codes,) float64."""
-    own = z * first_stage.scale.view(-1, 1, 1) + first_stage.shift.view(-1, 1, 1)
-    indices = first_stage.quantize.indices(own)
-    return torch.bincount(indices.flatten().cpu(), minlength=first_stage.config.codebook_size).double()
+def _counts(first_stage: QuantizedFirstStage, z: Tensor) -> list[Tensor]:
+    """How often each code is used by latents in unit scale, (codes,) float64: of each level, and of residual codes each."""
+    found = []
+    for name, level in first_stage.levels(z).items():
+        codes = level.found.codes  # (B, h, w), or (B, depth, h, w)
+        for one in (codes,) if codes.ndim == 3 else codes.unbind(1):
+            found.append(torch.bincount(one.flatten().cpu(), minlength=first_stage.quantizers[name].num_codes).double())
+    return found
+
+
+def _entropy(counts: Tensor) -> float:
+    """Nats of all that was counted, (codes,), under its own frequencies."""
+    used = counts[counts > 0]
+    return -float((used * (used / used.sum()).log()).sum())
 
 
 def latent_sample(q: DiagonalGaussian, noise: PictureNoise) -> Tensor:
@@ -206,8 +218,17 @@ def latent_sample(q: DiagonalGaussian, noise: PictureNoise) -> Tensor:
     return q.mean if q.log_variance is None else q.mean + torch.exp(0.5 * q.log_variance) * noise(q.mean)
 
 
-def clipped(estimate: Estimate) -> Estimate:
-    return lambda x_t, t: estimate(x_t, t).clamp(-1, 1)
+def clipped(estimate: Estimate, variance: ReverseVariance = Variance.small) -> Estimate:
+    """x_0 clamped to [-1, 1]; v of a learned variance as it is."""
+
+    def ask(x_t: Tensor, t: Tensor) -> Tensor:
+        found = estimate(x_t, t)
+        if not isinstance(variance, Learned):
+            return found.clamp(-1, 1)
+        x_0, share = found.chunk(2, dim=1)
+        return torch.cat([x_0.clamp(-1, 1), share], dim=1)
+
+    return ask
 
 
 def squared_error(x_hat: Tensor, x: Tensor) -> float:

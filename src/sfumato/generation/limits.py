@@ -65,6 +65,8 @@ class Limits:
     max_batch_size: int = 256
     max_side: int = 2048
     max_text: int = 10_000
+    max_temperature: float = 100.0
+    max_codes: int = 2**24
 
     def steps(self, value: object) -> int:
         """Denoising steps."""
@@ -108,6 +110,24 @@ class Limits:
         number = real("strength", value, 0.0, 1.0)
         if number == 0:
             raise InputError("strength: got 0, expected above 0 (nothing changes) to 1 (everything may).")
+        return number
+
+    def temperature(self, value: object) -> float:
+        """What logits are divided by, or the standard deviation of noise; 1 is the model itself."""
+        number = real("temperature", value, 0.0, self.max_temperature)
+        if number == 0:
+            raise InputError("temperature: got 0, expected above 0; for the likeliest codes give a top_k of 1.")
+        return number
+
+    def top_k(self, value: object) -> int:
+        """The likeliest codes that are drawn from."""
+        return whole("top_k", value, 1, self.max_codes)
+
+    def top_p(self, value: object) -> float:
+        """The probability of the fewest likeliest codes that are drawn from; 1 is all."""
+        number = real("top_p", value, 0.0, 1.0)
+        if number == 0:
+            raise InputError("top_p: got 0, expected above 0 to 1 (all codes).")
         return number
 
     def sampler(self, value: object) -> str:

@@ -8,7 +8,8 @@ Two text chunks of the PNG:
     Steps: 20, Sampler: DPM++ 2M, CFG scale: 4, Seed: 7, Size: 128x128, Model hash: abcdef1234, Model: emoji, Version: ...
 
   (Size is WIDTHxHEIGHT there; a value with a comma, colon or line break is written as JSON; a background other than white
-  follows the model, as "Background: transparent"; a task that began from a picture follows that, as "Task: edit, Denoising
+  follows the model, as "Background: transparent", and a temperature and truncation where a model that is no diffusion had
+  them, as "Temperature: 0.9, Top K: 100, Top P: 0.95"; a task that began from a picture follows that, as "Task: edit, Denoising
   strength: 0.75, Source: cat.png".) A prompt that itself holds the line "Negative prompt: ..." is ambiguous
   in it, as in the web UI; hence
 `sfumato` - the same as JSON with a format number, exact for any prompt. It is read first.
@@ -39,6 +40,7 @@ PARAMETERS, EXACT = "parameters", "sfumato"
 
 _FIELD = re.compile(r'\s*([\w ./+-]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 _NEGATIVE = "Negative prompt:"
+_TRUNCATION = {"temperature": "Temperature", "top_k": "Top K", "top_p": "Top P"}  # of models that are no diffusion
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Parameters:
     model: str | None = None
     model_hash: str | None = None
     background: str = WHITE
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative", "sampler", "model", "model_hash"):
@@ -68,6 +73,8 @@ class Parameters:
         self._check("seed", LIMITS.seed)
         self._check("steps", LIMITS.steps)
         self._check("guidance", LIMITS.guidance)
+        for name in _TRUNCATION:
+            self._check(name, getattr(LIMITS, name))
         object.__setattr__(self, "background", LIMITS.background(self.background))
 
     def _check(self, name: str, check: Callable[[object], object]) -> None:
@@ -86,6 +93,7 @@ class Parameters:
             "Model hash": self.model_hash,
             "Model": self.model,
             "Background": None if self.background == WHITE else self.background,
+            **{shown: getattr(self, name) for name, shown in _TRUNCATION.items()},
         }
 
     def to_text(self) -> str:
@@ -99,6 +107,9 @@ class Parameters:
         fields = dataclasses.asdict(self)
         if self.background == WHITE:
             del fields["background"]
+        for name in _TRUNCATION:
+            if fields[name] is None:
+                del fields[name]
         return json.dumps({"format": FORMAT, "version": _version()} | fields, ensure_ascii=False)
 
     def to_info(self) -> dict[str, str]:
@@ -166,6 +177,7 @@ def parse_text(text: str) -> Parameters:
         model=fields.get("Model"),
         model_hash=fields.get("Model hash"),
         background=fields.get("Background", WHITE),
+        **{name: _number(fields.get(shown)) for name, shown in _TRUNCATION.items()},  # type: ignore[arg-type]
     )
 
 

@@ -23,7 +23,7 @@ from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
 from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
-from sfumato.generation.settings import has_sampler, settings_for
+from sfumato.generation.settings import check_asked, has_sampler, settings_of_request
 from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
 from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
@@ -93,10 +93,7 @@ class Pipeline(TaskMethods):
             )
         if not draft.prompts:  # a model that needs more than a prompt says what, rather than that it got none
             self.model.conditioner.from_prompt("", self.model.image_size)
-        if not has_sampler(self.model.prior) and (draft.steps is not None or draft.sampler is not None):
-            raise InputError(
-                f"steps, sampler: the model {shorten(self.name)} is no diffusion model and has none to choose; leave them out."
-            )
+        check_asked(self.model.prior, draft, shorten(self.name))
         defaults = self.loaded.defaults
         return draft.complete(
             steps=defaults.steps,
@@ -109,7 +106,7 @@ class Pipeline(TaskMethods):
 
     def settings(self, request: Request) -> Any:
         """The prior's sampling settings for a request; the model's defaults give what a request cannot say."""
-        return settings_for(self.model.prior, replace(self.loaded.defaults, sampler=request.sampler, steps=request.steps))
+        return settings_of_request(self.model.prior, self.loaded.defaults, request)
 
     def stream(
         self,
@@ -198,7 +195,8 @@ class Pipeline(TaskMethods):
 
     def parameters(self, request: Request, picture: Picture) -> Parameters:
         """What a picture's file says about how it was made."""
-        stepped = has_sampler(self.model.prior)
+        stepped, settings = has_sampler(self.model.prior), self.settings(request)
+        temperature = getattr(settings, "temperature", 1.0)
         return Parameters(
             prompt=picture.prompt,
             negative=request.negative,
@@ -211,6 +209,9 @@ class Pipeline(TaskMethods):
             model=self.name,
             model_hash=self.hash,
             background=request.background,
+            temperature=None if temperature == 1 else temperature,
+            top_k=getattr(settings, "top_k", None),
+            top_p=getattr(settings, "top_p", None),
         )
 
     def generate(
@@ -231,27 +232,29 @@ class Pipeline(TaskMethods):
         inputs: Any = None,
         guide: Image.Image | Score | Guide | None = None,
         guide_scale: float = 1.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """`num` pictures of each prompt, prompt by prompt; picture i has seed `seed + i` (None: by chance).
 
         steps, guidance (1 is off), sampler, size (height, width) default to the model's own. `guidance` may also be a scale for
-        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model
-        that draws transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or
-        "#ffcc00"; the drawing is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last
-        `strength` of the steps, above 0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt,
-        such as `{"mask": MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks
-        like when shrunk, or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at
-        times t (B,); `guide_scale` times its gradient moves every estimate, without retraining. `on_step` is called after each
-        denoising step. `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes
-        it to the file. Raises `InputError` for a value out of bounds or a background that the model cannot have, `MachineError`
-        when memory runs out, `NotFiniteError` when sampling diverges.
+        each of some parts of the condition, as `{"text": 3.0, "map": 1.5}`. `background` is what a model that draws
+        transparency is laid on: "white", "transparent" (RGBA pictures) or a colour such as "skyblue" or "#ffcc00"; the drawing
+        is the same on all. `image`: begin from this picture, noised (SDEdit), and walk the last `strength` of the steps, above
+        0 to 1 (nothing of it need stay). `inputs`: what the model is told beside the prompt, such as `{"mask":
+        MaskedImage(picture, mask)}` (`sfumato.conditioners`). `guide`: a small picture that the result looks like when shrunk,
+        or any differentiable score `(z_0, t) -> (B,)` in nats of latents z_0 (B, C, h, w) in unit scale at times t (B,);
+        `guide_scale` times its gradient moves every estimate, without retraining. `temperature` is of priors that are no
+        diffusion, `top_k` and `top_p` of those that draw codes. `on_step` is called after each denoising step.
+        `image.info["parameters"]` holds the A1111-style text; `sfumato.generation.output.save_picture` writes it to the file.
+        Raises `InputError` for a value out of bounds, `MachineError` when memory runs out, `NotFiniteError` when sampling
+        diverges.
         """
         height, width = (None, None) if size is None else _pair(size)
-        if inputs is not None and not prompts:
-            prompts = ("",)  # a map, a mask or a layout may say it all
         draft = Draft(
-            prompts=(prompts,) if isinstance(prompts, str) else prompts,  # type: ignore[arg-type]  # checked by Draft
+            prompts=_prompts(prompts, inputs),
             negative=negative,
             num=num,
             seed=seed,
@@ -262,6 +265,9 @@ class Pipeline(TaskMethods):
             width=width,
             batch_size=batch_size,
             background=background,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
         )
         request = self.request(draft)
         start = None if image is None else self.start_from(image, strength, request)
@@ -380,6 +386,12 @@ def _with_loras(loaded: LoadedModel, name: str, changes: Sequence[tuple[Lora, Sc
 
     merge(loaded.model, changes)
     return replace(loaded, name=" + ".join([name, *(f"{lora.path.stem}:{scale_text(scale)}" for lora, scale in changes)]))
+
+
+def _prompts(prompts: str | Sequence[str], inputs: Any) -> tuple[str, ...]:
+    if inputs is not None and not prompts:
+        return ("",)  # a map, a mask or a layout may say it all
+    return (prompts,) if isinstance(prompts, str) else prompts  # type: ignore[return-value]  # checked by Draft
 
 
 def _pair(size: object) -> tuple[int, int]:

@@ -32,6 +32,7 @@ class Request:
     """Everything that decides a call's pictures. Sizes in pixels; `negative` None is the model's own null condition.
 
     `background` (white, transparent or #rrggbb) only decides what a picture with transparency is laid on when it is done.
+    temperature, top_k, top_p: of models that are no diffusion; None is the model's own.
     Raises `InputError` on construction when a value is out of bounds.
     """
 
@@ -46,6 +47,9 @@ class Request:
     negative: str | None = None
     batch_size: int = BATCH_SIZE
     background: str = WHITE
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, LIMITS)
@@ -74,6 +78,9 @@ class Draft:
     width: int | None = None
     batch_size: int = BATCH_SIZE
     background: str = WHITE
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, LIMITS)
@@ -101,6 +108,9 @@ class Draft:
             negative=self.negative,
             batch_size=self.batch_size,
             background=self.background,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
         )
 
 
@@ -131,6 +141,9 @@ def _check(asked: Request | Draft, limits: Limits) -> None:
         keep("guidance", limits.guidance(asked.guidance))
     if asked.sampler is not None:
         keep("sampler", limits.sampler(asked.sampler))
+    for name in ("temperature", "top_k", "top_p"):
+        if getattr(asked, name) is not None:
+            keep(name, getattr(limits, name)(getattr(asked, name)))
     for name in ("height", "width"):
         if getattr(asked, name) is not None:
             keep(name, limits.side(name, getattr(asked, name)))

@@ -7,7 +7,8 @@ from typing import Any
 
 from sfumato.diffusion.grids import Spacing
 from sfumato.diffusion.guidance import Guidance
-from sfumato.errors import unknown
+from sfumato.errors import InputError, unknown
+from sfumato.generation.request import Draft, Request
 from sfumato.io.pretrained import SamplingDefaults
 from sfumato.priors.autoregressive import AutoregressivePrior, AutoregressiveSettings
 from sfumato.priors.base import Prior
@@ -16,6 +17,9 @@ from sfumato.priors.flow import FlowPrior, FlowSettings
 from sfumato.priors.hierarchical import HierarchicalPrior
 from sfumato.priors.normal import NormalPrior, NormalSettings
 from sfumato.samplers import DDPM, SAMPLERS, Learned
+
+TRUNCATION = ("temperature", "top_k", "top_p")
+"""What is asked of priors without steps to choose."""
 
 
 def settings_of(defaults: SamplingDefaults) -> DiffusionSettings:
@@ -43,6 +47,27 @@ def settings_for(prior: Prior[Any], defaults: SamplingDefaults) -> Any:
             return NormalSettings(defaults.temperature)
         case _:
             return settings_of(defaults)
+
+
+def settings_of_request(prior: Prior[Any], defaults: SamplingDefaults, request: Request) -> Any:
+    """Of any prior for a request; the defaults give what it does not say."""
+    named = {name: getattr(request, name) for name in TRUNCATION if getattr(request, name) is not None}
+    return settings_for(prior, replace(defaults, sampler=request.sampler, steps=request.steps, **named))
+
+
+def check_asked(prior: Prior[Any], draft: Draft, name: str) -> None:
+    """Raises `InputError` for what the prior of the model `name` has no use for: steps of one without, a temperature of a
+    diffusion, truncation where no codes are drawn."""
+    if not has_sampler(prior):
+        if draft.steps is not None or draft.sampler is not None:
+            raise InputError(f"steps, sampler: the model {name} is no diffusion model and has none to choose; leave them out.")
+        draws_codes = isinstance(prior, AutoregressivePrior | HierarchicalPrior)
+        if not draws_codes and (draft.top_k is not None or draft.top_p is not None):
+            raise InputError(f"top_k, top_p: the model {name} draws no codes, of which some could be left out; leave them out.")
+    elif any(getattr(draft, asked) is not None for asked in TRUNCATION):
+        raise InputError(
+            f"temperature, top_k, top_p: the model {name} takes steps of denoising and has none of these; leave them out."
+        )
 
 
 def has_sampler(prior: Prior[Any]) -> bool:

@@ -121,7 +121,7 @@ class _Run:
         noise = PictureNoise(range(first, first + len(x)))
 
         def estimate(x_t: Tensor, t: Tensor) -> Tensor:
-            return prior.estimate(x_t, t, Conditioning())
+            return prior.estimate(x_t, t, Conditioning(), clip=1.0)  # as `evaluate` and the paper do
 
         return bound(estimate, schedule, x, noise, times=times, variance=prior.variance).bits_per_dimension.cpu().double()
 

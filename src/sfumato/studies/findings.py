@@ -26,6 +26,11 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def millions(count: int) -> str:
+    """Parameters: of small networks all digits, so that none has 0.0 million."""
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
 def span(score: Score) -> str:
     """A value with its interval."""
     if score.low is None or score.high is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.io.files import write_bytes
-from sfumato.studies.findings import number, ranked
+from sfumato.studies.findings import millions, number, ranked
 from sfumato.studies.results import SAMPLES, Result
 
 OVERVIEW = "compare.png"
@@ -58,7 +58,7 @@ def _numbers(result: Result) -> str:
         kind = "at most " if result.bits_kind == "bound" else ""
         lines.append(f"{kind}{number(scores['bits'].value)} bits per dimension")
     if result.seconds_per_sample is not None:
-        lines.append(f"{number(result.seconds_per_sample)} s a sample, {result.num_parameters / 1e6:.1f} M parameters")
+        lines.append(f"{number(result.seconds_per_sample)} s a sample, {millions(result.num_parameters)} parameters")
     return "\n".join(lines)
 
 

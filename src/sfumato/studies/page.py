@@ -10,7 +10,7 @@ from pathlib import Path
 from sfumato.io.files import write_bytes
 from sfumato.studies.chart import Dot, scatter, spark
 from sfumato.studies.families import FIRST_STAGE_SHARE
-from sfumato.studies.findings import findings, number, ranked
+from sfumato.studies.findings import findings, millions, number, ranked
 from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score
 from sfumato.studies.style import STYLE
 
@@ -110,7 +110,7 @@ def table(order: Sequence[Result]) -> str:
         for name, _, _ in shown:
             score = result.scores.get(name)
             cells.append(_cell(score, name, score is not None and best.get(name) == score.value, result))
-        plain = (speed, rates, _millions(result.num_parameters), f"{result.num_samples:,}")
+        plain = (speed, rates, millions(result.num_parameters), f"{result.num_samples:,}")
         rows.append(f"<tr>{''.join([*cells, *(f'<td>{text}</td>' for text in plain)])}</tr>")
     rows.append(_real_row(done, [name for name, _, _ in shown]))
     return f"<div class=wide><table>{''.join(rows)}</table></div>"
@@ -133,10 +133,6 @@ def _real_row(done: Sequence[Result], shown: Sequence[str]) -> str:
         score = most.scores.get(name)
         cells.append(f"<td>{'–' if score is None or score.real is None else number(score.real)}</td>")
     return f"<tr class=real><th scope=row>other real pictures</th>{''.join(cells)}{'<td>–</td>' * len(PLAIN)}</tr>"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
 
 
 def _legend(results: Sequence[Result]) -> str:

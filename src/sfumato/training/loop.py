@@ -136,7 +136,7 @@ class Trainer:
         except torch.OutOfMemoryError:
             size = self.config.batch_size // self.config.accumulate
             raise MachineError(
-                f"out of GPU memory with {size} pictures at a time; try --set {self.task.name}.train.accumulate="
+                f"out of GPU memory with {size} pictures at a time; try --set {self.task.section}.train.accumulate="
                 f"{2 * self.config.accumulate} (same result, half the memory) or train.checkpointing=true."
             ) from None
 
@@ -215,7 +215,7 @@ class Trainer:
             self.save()
             raise InputError(
                 f"{self.task.name}: {self.bad_steps} steps in a row were not finite, last at step {step}. "
-                f"Lower {self.task.name}.train.learning_rate, set train.grad_clip=1, or use train.precision=fp32."
+                f"Lower {self.task.section}.train.learning_rate, set train.grad_clip=1, or use train.precision=fp32."
             )
 
 

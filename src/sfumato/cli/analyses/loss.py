@@ -60,5 +60,7 @@ def run(args: argparse.Namespace) -> int:
     for low, high, loss, share in zip(found.edges, found.edges[1:], found.loss, found.shares, strict=False):
         print(f"t {float(low):.3f} ... {float(high):.3f}   loss {float(loss):8.4f}   {float(share):7.2%} of the bound")
     print(summary(found))
+    if prior.denoiser.learns_variance:
+        print("the bound is that of the small variance; `sfumato explain rate-distortion` takes the one that was learned")
     common.write(out, figure(found, f"{pipeline.name}: loss and bound over time"), found.to_json(), pipeline, args.overwrite)
     return 0

@@ -21,6 +21,11 @@ class Task(ABC):
 
     name: str
 
+    @property
+    def section(self) -> str:
+        """Of a run's config that says how it is trained, for messages."""
+        return self.name
+
     @abstractmethod
     def modules(self) -> Mapping[str, nn.Module]:
         """All modules with state, by name."""

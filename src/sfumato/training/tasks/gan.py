@@ -61,6 +61,7 @@ class GanTask(Task):
     """
 
     name = "gan"
+    section = "first_stage"  # a generator is one
 
     def __init__(
         self,
