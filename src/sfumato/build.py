@@ -13,6 +13,7 @@ from sfumato.conditioners.class_embedder import ClassEmbedder, ClassEmbedderConf
 from sfumato.conditioners.clip_text import ClipTexts, ClipTextsConfig
 from sfumato.conditioners.compose import Composite, CompositeConfig, PartConfig
 from sfumato.conditioners.depth import Depth, DepthConfig
+from sfumato.conditioners.frozen_text import FrozenText, FrozenTextConfig
 from sfumato.conditioners.image_embedding import ImageEmbedding, ImageEmbeddingConfig
 from sfumato.conditioners.label import ClassLabel, LabelConfig
 from sfumato.conditioners.layout import LayoutBoxes, LayoutConfig
@@ -58,6 +59,7 @@ PriorConfig = DiffusionConfig | RegressionConfig | AutoregressiveConfig | Hierar
 ConditionerConfig = PartConfig | NoneConfig | CompositeConfig
 TrainedPartConfig = (
     TextConfig
+    | FrozenTextConfig
     | LabelConfig
     | LayoutConfig
     | SegmentationConfig
@@ -169,6 +171,8 @@ def build_conditioner(
 def _of_own_parts(config: PartConfig) -> Conditioner[Any, Any]:
     """The conditioners that need nothing but their config."""
     match config:
+        case FrozenTextConfig():
+            return FrozenText(config)
         case ClassEmbedderConfig():
             return ClassEmbedder(config)
         case LayoutConfig():

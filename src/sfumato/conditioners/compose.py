@@ -30,6 +30,7 @@ from sfumato.conditioners.bert import BertConfig
 from sfumato.conditioners.class_embedder import ClassEmbedderConfig
 from sfumato.conditioners.clip_text import ClipTextsConfig
 from sfumato.conditioners.depth import DepthConfig
+from sfumato.conditioners.frozen_text import FrozenTextConfig
 from sfumato.conditioners.image_embedding import ImageEmbeddingConfig
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.layout import LayoutConfig
@@ -46,6 +47,7 @@ from sfumato.errors import InputError, unknown
 
 PartConfig = (
     TextConfig
+    | FrozenTextConfig
     | LabelConfig
     | ClassEmbedderConfig
     | BertConfig

@@ -10,6 +10,7 @@ import dataclasses
 
 from sfumato.build import TrainedConditionerConfig, TrainedPartConfig
 from sfumato.conditioners.compose import TEXT, CompositeConfig, Part
+from sfumato.conditioners.frozen_text import FrozenTextConfig
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.layout import LayoutConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig
@@ -36,6 +37,23 @@ def unconditional() -> RunConfig:
 def unconditional_tiny() -> RunConfig:
     """`unconditional` in seconds. Command: `sfumato train unconditional-tiny --data DIR --out RUN`. Hardware: any."""
     return _task("unconditional-tiny", _quick(), NoneConfig())
+
+
+def frozen_text() -> RunConfig:
+    """Captions read by an encoder that others trained (CLIP, T5, BERT), which stays as it is.
+
+    Command: `sfumato train frozen-text --data DIR --out RUN --set prior.conditioner.source=ENCODER` with ENCODER a transformers
+    folder or owner/name on the hub. Hardware: one GPU of 12 GB or more beside the encoder.
+    """
+    return _task("frozen-text", folder(), FrozenTextConfig())
+
+
+def frozen_text_tiny() -> RunConfig:
+    """`frozen-text` in seconds.
+
+    Command: `sfumato train frozen-text-tiny --data DIR --out RUN --set prior.conditioner.source=ENCODER`. Hardware: any.
+    """
+    return _task("frozen-text-tiny", _quick(), FrozenTextConfig(length=16))
 
 
 def class_conditional() -> RunConfig:
@@ -148,6 +166,8 @@ def _task(name: str, base: RunConfig, conditioner: TrainedPartConfig | NoneConfi
 def with_conditioner(base: RunConfig, conditioner: TrainedConditionerConfig) -> RunConfig:
     """The run with another conditioner, which the data does not choose. Guidance is off where nothing can be left out."""
     prior = dataclasses.replace(base.prior, conditioner=conditioner, condition="given")
-    guided = isinstance(conditioner, TextConfig | LabelConfig | LayoutConfig | RetrievedConfig | CompositeConfig)
+    guided = isinstance(
+        conditioner, TextConfig | FrozenTextConfig | LabelConfig | LayoutConfig | RetrievedConfig | CompositeConfig
+    )
     sampling = base.sampling if guided else dataclasses.replace(base.sampling, guidance=1.0)
     return dataclasses.replace(base, prior=prior, sampling=sampling)

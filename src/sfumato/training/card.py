@@ -14,6 +14,7 @@ from sfumato.training.config import RunConfig
 
 TOLD: dict[str, tuple[str, str, str]] = {
     "text": ("text", 'generate "a prompt"', "text-to-image"),
+    "frozen_text": ("text, read by a frozen encoder", 'generate "a prompt"', "text-to-image"),
     "class": ("class", "generate --class NAME", "unconditional-image-generation"),
     "layout": ("boxes with labels", "compose LAYOUT.json", "image-to-image"),
     "segmentation": ("class maps", "paint MAP", "image-to-image"),

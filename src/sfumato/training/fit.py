@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sfumato.build import FirstStageConfig, TrainedConditionerConfig, TrainedPartConfig
 from sfumato.conditioners.compose import CompositeConfig, Part
+from sfumato.conditioners.frozen_text import FrozenTextConfig
 from sfumato.conditioners.label import LabelConfig
 from sfumato.conditioners.layout import LayoutConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig
@@ -21,6 +22,7 @@ from sfumato.errors import InputError
 from sfumato.features.mobilenet import BLOCKS
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.vq2 import VQ2Config
+from sfumato.networks.frozen_text import encoder_facts
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.beside import Beside
 
@@ -68,12 +70,12 @@ def fit(config: TrainedConditionerConfig, facts: Facts) -> tuple[TrainedConditio
 
 def _fit_part(config: TrainedPartConfig, facts: Facts) -> tuple[TrainedPartConfig, str | None]:
     match config:
+        case FrozenTextConfig():
+            _check_captions(facts.data)
+            found = encoder_facts(config.source)
+            return dataclasses.replace(config, dim=found.dim, digest=found.digest), None
         case TextConfig():
-            if not any(caption for i in range(len(facts.data)) for caption in facts.data.captions(i)):
-                raise InputError(
-                    "a text conditioner needs captions, and no picture has one; put NAME.txt beside NAME.jpg or a "
-                    "metadata.jsonl, or take a recipe without text, such as inpaint-pictures."
-                )
+            _check_captions(facts.data)
             captions = (caption for i in range(len(facts.data)) for caption in facts.data.captions(i))
             learned = TextEncoder.learn_tokenizer(captions, config.vocabulary)
             return dataclasses.replace(config, vocabulary=learned.get_vocab_size()), learned.to_str()
@@ -100,6 +102,14 @@ def _fit_part(config: TrainedPartConfig, facts: Facts) -> tuple[TrainedPartConfi
             side = -(-facts.size // FEATURE_STRIDE)
             views = 1 if facts.channels in (1, 3, 4) else facts.channels
             return dataclasses.replace(config, tokens=side * side, dim=FEATURE_WIDTH * views), None
+
+
+def _check_captions(data: ImageDataset) -> None:
+    if not any(caption for i in range(len(data)) for caption in data.captions(i)):
+        raise InputError(
+            "a text conditioner needs captions, and no picture has one; put NAME.txt beside NAME.jpg or a "
+            "metadata.jsonl, or take a recipe without text, such as inpaint-pictures."
+        )
 
 
 def _classes(data: ImageDataset) -> tuple[str, ...]:
@@ -140,7 +150,7 @@ def slots(config: TrainedConditionerConfig, latent: int) -> Slots:
 
 def _part_slots(config: object, latent: int) -> Slots:
     match config:
-        case TextConfig():
+        case TextConfig() | FrozenTextConfig():
             return Slots(context=config.dim, vector=config.vector_dim)
         case LabelConfig():
             return Slots(context=config.dim) if config.as_context else Slots(vector=config.dim)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sfumato.build import TrainedConditionerConfig
 from sfumato.conditioners.base import Conditioner, Parts, Prepared
 from sfumato.conditioners.compose import Composite, CompositeConfig
+from sfumato.conditioners.frozen_text import FrozenText
 from sfumato.conditioners.label import ClassLabel
 from sfumato.conditioners.layout import LayoutBoxes
 from sfumato.conditioners.low_resolution import LowResolution, LowResolutionConfig
@@ -64,7 +65,7 @@ def condition_source(
         case Composite():
             own = {name: part for name, part in conditioner.parts.items() if isinstance(part, Conditioner)}
             return Several({n: condition_source(p, data, beside, device, factor, resident, flip=flip) for n, p in own.items()})
-        case TextEncoder() | ClassLabel() | Unconditional():
+        case TextEncoder() | FrozenText() | ClassLabel() | Unconditional():
             return Stored(*prepared_conditions(conditioner, data), device)
         case LayoutBoxes():
             plain = _layouts(conditioner, data, beside, mirrored=False)
@@ -112,7 +113,7 @@ def first_conditions(
             assert isinstance(source, Several)
             own = {name: part for name, part in conditioner.parts.items() if isinstance(part, Conditioner)}
             return Parts({n: first_conditions(p, data, beside, source.parts[n], device, factor) for n, p in own.items()})
-        case TextEncoder() | ClassLabel() | Unconditional():
+        case TextEncoder() | FrozenText() | ClassLabel() | Unconditional():
             return conditioner.prepare([conditions_of(conditioner, data, i)[0] for i in range(len(data))]).to(device)
         case Retrieved():
             assert isinstance(source, NearestFeatures)
@@ -168,7 +169,7 @@ def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDatase
 
 def conditions_of(conditioner: Conditioner[str, Tensor], data: ImageDataset, index: int) -> list[str]:
     """The variants of one picture's input, at least one."""
-    if isinstance(conditioner, TextEncoder):
+    if isinstance(conditioner, TextEncoder | FrozenText):
         return list(data.captions(index))
     label = data.label(index)
     return ["" if label is None else data.classes[label]]

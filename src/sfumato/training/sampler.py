@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sfumato.conditioners.frozen_text import FrozenText
 from sfumato.conditioners.label import ClassLabel
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioners.text import TextEncoder
@@ -52,7 +53,7 @@ class SampleSheet:
             self.prepared, settings_for(self.model.prior, self.defaults), PictureNoise(self.seeds), self.defaults.guidance
         )
         made = list(to_bytes(x).cpu())
-        if isinstance(self.model.conditioner, TextEncoder | ClassLabel | Unconditional):
+        if isinstance(self.model.conditioner, TextEncoder | FrozenText | ClassLabel | Unconditional):
             return sheet(made, COLUMNS)
         true = [self.shown.pixels(i) for i in range(len(self.shown))]
         rows = range(0, len(made), COLUMNS)
