@@ -110,7 +110,7 @@ def _has(fields: Any, path: str) -> bool:
 
 
 def _fields() -> list[Any]:
-    """Of the recipe for any folder, and of one whose conditioner has settings of its own."""
+    """Of the recipe for any folder, and of those whose conditioner has settings of its own."""
     from sfumato.config import to_dict
 
-    return [to_dict(RECIPES[recipe]()) for recipe in ("folder", "upscale")]
+    return [to_dict(RECIPES[recipe]()) for recipe in ("folder", "upscale", "frozen-text")]
