@@ -113,4 +113,4 @@ def _fields() -> list[Any]:
     """Of the recipe for any folder, and of those whose conditioner has settings of its own."""
     from sfumato.config import to_dict
 
-    return [to_dict(RECIPES[recipe]()) for recipe in ("folder", "upscale", "frozen-text")]
+    return [to_dict(RECIPES[recipe]()) for recipe in ("folder", "upscale", "frozen-text", "retrieval")]

@@ -140,5 +140,5 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert", "hidden_size": 24}')
     facts = encoder_facts(str(tmp_path / "bert"))
     wrong = FrozenText(FrozenTextConfig(source=str(tmp_path / "bert"), dim=facts.dim, digest=facts.digest))
-    with pytest.raises(InputError, match="not a text encoder that transformers reads"):
+    with pytest.raises(InputError, match="not an encoder that transformers reads"):
         wrong.prepare(["a"])

@@ -94,7 +94,7 @@ def test_features_are_kept_by_content(folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = read_gallery(folder, 32, cache)
     (kept,) = cache.iterdir()
-    monkeypatch.setattr(galleries, "features_of", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(galleries, "extractor", lambda *_: pytest.fail("computed again"))
     again = read_gallery(folder, 32, cache)
     assert torch.equal(first.maps, again.maps)
     assert torch.equal(first.pooled, again.pooled)

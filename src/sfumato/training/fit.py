@@ -23,6 +23,7 @@ from sfumato.features.mobilenet import BLOCKS
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.vq2 import VQ2Config
 from sfumato.networks.frozen_text import encoder_facts
+from sfumato.networks.frozen_vision import vision_facts
 from sfumato.networks.generator import GeneratorConfig
 from sfumato.training.beside import Beside
 
@@ -98,6 +99,9 @@ def _fit_part(config: TrainedPartConfig, facts: Facts) -> tuple[TrainedPartConfi
             return dataclasses.replace(config, channels=facts.channels, fold=fold), None
         case MaskedImageConfig() | PictureLatentConfig():
             return dataclasses.replace(config, channels=facts.channels), None
+        case RetrievedConfig() if config.encoder:
+            tower = vision_facts(config.encoder)
+            return dataclasses.replace(config, tokens=1, dim=tower.dim, digest=tower.digest), None
         case RetrievedConfig():
             side = -(-facts.size // FEATURE_STRIDE)
             views = 1 if facts.channels in (1, 3, 4) else facts.channels

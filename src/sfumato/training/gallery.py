@@ -17,17 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig
+from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig, extractor
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.folder import Record, scan
 from sfumato.errors import InputError, MachineError
 from sfumato.features.mobilenet import asset_sha256
-from sfumato.features.neighbours import features_of, groups_of
+from sfumato.features.neighbours import groups_of
 from sfumato.generation.engine import Each
 from sfumato.generation.pipeline import Pipeline
 from sfumato.generation.request import Picture
 from sfumato.generation.tasks.parts import needed_part
 from sfumato.io.files import write_bytes
+from sfumato.networks.frozen_vision import vision_facts
 
 STRIDE = 16  # pixels a side of what one token sees
 FAMILY = "family"  # of a picture's metadata: drawings of one thing
@@ -63,22 +64,29 @@ class Gallery:
 
 
 def read_gallery(
-    directory: Path, side: int, cache: Path | None = None, device: torch.device | str = "cpu", *, families: bool = True
+    directory: Path,
+    side: int,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    families: bool = True,
+    config: RetrievedConfig | None = None,
 ) -> Gallery:
     """The pictures below `directory`, cut to squares of `side` pixels, with their features.
 
     cache: a folder where features are kept; one that cannot be written is no reason to fail. families: pictures of one
-    `family` in the metadata are one group, as equal pictures are in any case. Raises `InputError` for a folder without
-    pictures, and for a file that cannot be read.
+    `family` in the metadata are one group, as equal pictures are in any case. config: whose features, None for the embedded
+    network's. Raises `InputError` for a folder without pictures, and for a file that cannot be read.
     """
     records = scan(directory).records
     if not records:
         raise InputError(f"{directory}: no pictures there; give a folder of pictures.")
     pictures = ImageDataset(records, side).load_all()
-    path = None if cache is None else cache / f"{_key(records, side)[:32]}.safetensors"
+    digest = config.digest if config is not None else ""
+    path = None if cache is None else cache / f"{_key(records, side, digest)[:32]}.safetensors"
     found = _read(path, len(records))
     if found is None:
-        found = features_of(pictures, device)
+        found = extractor(config or RetrievedConfig())(pictures, torch.device(device))
         _write(path, *found)
     rows = [record.row.get(FAMILY) for record in records]
     named = [None if row is None else str(row) for row in rows] if families else None
@@ -94,7 +102,8 @@ def neighbours_by_seed(
     """
     part = needed_part(pipeline, Retrieved, "neighbours", "take one that was trained with them")
     config: RetrievedConfig = part.conditioner.config
-    gallery = read_gallery(directory, side_of(config.tokens), cache, pipeline.device)
+    side = vision_facts(config.encoder).size if config.encoder else side_of(config.tokens)
+    gallery = read_gallery(directory, side, cache, pipeline.device, config=config)
     gallery.others(0, config.num)  # too few pictures: said before any is made
 
     def inputs(picture: Picture) -> object:
@@ -113,8 +122,8 @@ def side_of(tokens: int) -> int:
     return STRIDE * across
 
 
-def _key(records: tuple[Record, ...], side: int) -> str:
-    whole = hashlib.sha256(f"{asset_sha256()} {side}".encode())
+def _key(records: tuple[Record, ...], side: int, encoder: str = "") -> str:
+    whole = hashlib.sha256(f"{encoder or asset_sha256()} {side}".encode())
     for record in records:
         whole.update(hashlib.sha256(record.read()).digest())
     return whole.hexdigest()

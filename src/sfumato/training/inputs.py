@@ -20,13 +20,13 @@ from sfumato.conditioners.low_resolution import LowResolution, LowResolutionConf
 from sfumato.conditioners.masked import MaskedImageConfig, MaskedLatents
 from sfumato.conditioners.none import Unconditional
 from sfumato.conditioners.picture_latent import PictureLatentConfig, PictureLatents
-from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig
+from sfumato.conditioners.retrieved import Retrieved, RetrievedConfig, extractor
 from sfumato.conditioners.segmentation import SegmentationConfig, SegmentationMap
 from sfumato.conditioners.text import TextEncoder
 from sfumato.data.annotations import MapClasses
 from sfumato.data.dataset import ImageDataset
 from sfumato.data.maps import UNLABELLED
-from sfumato.features.neighbours import features_of, groups_of, most_others, nearest_others
+from sfumato.features.neighbours import groups_of, most_others, nearest_others
 from sfumato.training.beside import Beside
 from sfumato.training.conditions import (
     ConditionSource,
@@ -82,7 +82,7 @@ def condition_source(
             return Shrunken(pixels, own_factor, degradation, _resize_to(conditioner, data, factor))
         case Retrieved():
             pictures = _pictures(data, resident)
-            features, pooled = features_of(pictures, device)
+            features, pooled = extractor(conditioner.config)(pictures, device)
             num, groups = conditioner.config.num, groups_of(pictures)  # a copy of a picture is not its neighbour either
             others = nearest_others(pooled, min(SPARE * num, most_others(groups)), groups)
             return NearestFeatures(features, pooled, others, num, device)
@@ -117,7 +117,7 @@ def first_conditions(
             return conditioner.prepare([conditions_of(conditioner, data, i)[0] for i in range(len(data))]).to(device)
         case Retrieved():
             assert isinstance(source, NearestFeatures)
-            return source.around(features_of(data.load_all(), device)[1].to(device))
+            return source.around(extractor(conditioner.config)(data.load_all(), device)[1].to(device))
         case _:
             fixed = torch.Generator(device).manual_seed(REPLAYED)
             rows = torch.arange(len(data), device=device)

@@ -21,6 +21,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "diffusion": {"variance": "fixed", "bound_weight": 0.001},
     "unet": {"disable_self_attentions": [], "num_classes": None},
     "text": {"reach": 0},
+    "retrieved": {"encoder": "", "digest": ""},
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
     "coupling": {"coupling": "affine", "bins": 16, "bound": 4.0},
