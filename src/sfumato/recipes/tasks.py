@@ -151,7 +151,7 @@ def retrieval_tiny() -> RunConfig:
 def _quick() -> RunConfig:
     """`tiny` with a shorter prior: 15 seconds over a first stage that is there."""
     base = tiny()
-    train = dataclasses.replace(base.prior.train, steps=150)
+    train = dataclasses.replace(base.prior.train, steps=120)
     return dataclasses.replace(base, prior=dataclasses.replace(base.prior, train=train))
 
 
