@@ -85,6 +85,11 @@ def test_commit_of_a_checkout_and_of_none(tmp_path: Path) -> None:
     assert git_commit(file) == git("rev-parse", "HEAD") + "+"
 
 
+def test_commit_told_by_the_environment_outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFUMATO_COMMIT", "a1b2")
+    assert git_commit(tmp_path / "code.py") == "a1b2"
+
+
 def test_provenance_names_versions() -> None:
     found = provenance("cpu")
     assert found["device"].startswith("cpu")

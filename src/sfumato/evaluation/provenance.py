@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -13,7 +14,8 @@ import torch
 
 
 def git_commit(path: Path | None = None) -> str | None:
-    """The commit of the checkout that holds this code, with '+' when files differ from it; None for an installed package."""
+    """The commit of the checkout that holds this code, with '+' when files differ from it; outside of a checkout what the
+    environment says in `SFUMATO_COMMIT`, as for a copy in a container, or None."""
     here = Path(__file__).resolve() if path is None else path
 
     def git(*arguments: str) -> str:
@@ -24,7 +26,7 @@ def git_commit(path: Path | None = None) -> str | None:
         git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("SFUMATO_COMMIT") or None
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
