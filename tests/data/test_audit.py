@@ -125,6 +125,22 @@ def test_dataset(classes):
         assert torch.equal(pictures.pixels(index), everything[index])
 
 
+def test_resident_pictures_are_read_once(classes, monkeypatch):
+    pictures = ImageDataset(scan(classes).records, 8)
+    everything = pictures.load_all()
+    assert torch.equal(pictures.resident(), everything)
+    monkeypatch.setattr(ImageDataset, "load_all", lambda self: pytest.fail("read again"))
+    assert torch.equal(pictures.resident(), everything)
+
+
+def test_too_many_resident_pictures_are_not_kept(classes, monkeypatch):
+    pictures = ImageDataset(scan(classes).records, 8)
+    monkeypatch.setattr("sfumato.data.dataset.KEPT", 3 * 3 * 8 * 8 - 1)
+    first = pictures.resident()
+    assert pictures.resident() is not first
+    assert torch.equal(pictures.resident(), first)
+
+
 def test_a_part_keeps_the_class_indices_of_the_whole(classes):
     folder = scan(classes)
     dogs = ImageDataset(folder.records[2:], 8, classes=folder.classes)

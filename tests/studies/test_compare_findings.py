@@ -52,6 +52,17 @@ def test_memory_is_said_where_it_is() -> None:
     assert "No family" not in told
 
 
+def test_a_winner_that_remembers_is_told_from_the_best_that_does_not() -> None:
+    remembers = {"memorised": score(0.5), "copies": score(0.0)}
+    best = made("vqgan", scores=made("vqgan").scores | {"fd": score(1, 0.1)} | remembers)
+    told = findings([made("ldm", scores=made("ldm").scores | {"fd": score(3, 0.1)}), best])[0]
+    assert told.startswith("VQGAN + transformer has the lowest Fréchet distance, 1 (0.9 to 1.1)")
+    assert told.endswith(
+        "nearer to its training pictures than new ones lie; of those that do not, LDM (KL) is best, 3 (2.9 to 3.1)."
+    )
+    assert "But" not in findings([best])[0]
+
+
 def test_failures_and_unequal_conditions_are_said() -> None:
     broken = dataclasses.replace(made("flow"), status=DIVERGED, reason="not finite.", scores={}, num_samples=0)
     told = said(made("vae"), broken)

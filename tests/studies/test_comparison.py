@@ -12,6 +12,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from sfumato.data.dataset import ImageDataset
 from sfumato.errors import InputError
 from sfumato.io.weights import read_weights
 from sfumato.recipes import RECIPES
@@ -158,6 +159,18 @@ def test_the_data_are_asked_before_anything_is_trained(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "good").exists()
     with pytest.raises(InputError, match="lies inside --data"):
         Comparison(data, data / "out", SETTINGS, CPU, True).run(choose(["good"]))
+
+
+def test_pictures_are_read_once_for_all_families(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    load_all, hashed = ImageDataset.load_all, ImageDataset._hashed
+    monkeypatch.setattr(ImageDataset, "load_all", lambda self: (calls.append(len(self)), load_all(self))[1])
+    monkeypatch.setattr(ImageDataset, "_hashed", lambda self: (calls.append(-len(self)), hashed(self))[1])
+    monkeypatch.setattr(table, "RECIPES", {"good": small_config, "other": small_config})
+    comparison = Comparison(data, tmp_path, SETTINGS, CPU, True)
+    assert all(result.done for result in comparison.run(choose(["good", "other"])))
+    train, held = len(comparison.prepared.train), len(comparison.prepared.held_out)
+    assert sorted(calls) == sorted([-train, train, held])
 
 
 def test_shipped_recipes_are_families(monkeypatch: pytest.MonkeyPatch) -> None:

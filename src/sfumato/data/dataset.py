@@ -18,6 +18,9 @@ from sfumato.data.folder import Record
 from sfumato.data.order import batch_indices
 from sfumato.errors import InputError, MachineError
 
+KEPT = 2 * 2**30
+"""Bytes of pictures that stay in memory from one part of a run to the next."""
+
 
 class ImageDataset:
     """Pictures of one shape with their captions and labels.
@@ -40,6 +43,8 @@ class ImageDataset:
         names = classes if classes is not None else sorted({r.label for r in self.records if r.label is not None})
         self.classes = tuple(names)
         self._class_index = {name: index for index, name in enumerate(self.classes)}
+        self._kept: Tensor | None = None
+        self._fingerprint = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -99,8 +104,21 @@ class ImageDataset:
             pool.shutdown(cancel_futures=True)
         return everything
 
+    def resident(self) -> Tensor:
+        """`load_all`, read once and kept where that takes less than `KEPT` bytes: not to be written to."""
+        if self._kept is not None:
+            return self._kept
+        everything = self.load_all()
+        if everything.nbytes <= KEPT:
+            self._kept = everything
+        return everything
+
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of names, contents, captions, labels and transform: equal data gives equal batches."""
+        """SHA-256 (hex) of names, contents, captions, labels and transform: equal data gives equal batches. Read once."""
+        self._fingerprint = self._fingerprint or self._hashed()
+        return self._fingerprint
+
+    def _hashed(self) -> str:
         digest = hashlib.sha256(repr((self.target, self.classes)).encode())
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             contents = pool.map(lambda record: hashlib.sha256(record.read()).hexdigest(), self.records)

@@ -127,7 +127,7 @@ class Comparison:
         held = self.prepared.held_out
         with self.bars() as progress:
             return Reference(
-                self.prepared.train.load_all(),
+                self.prepared.train.resident(),
                 held.load_all() if len(held) else torch.empty(0, 3, self.settings.size, self.settings.size, dtype=torch.uint8),
                 self.settings.protocol,
                 self.device,
@@ -183,7 +183,7 @@ class Comparison:
     def _made(self, family: Family, config: RunConfig, folder: Path) -> dict[str, Any]:
         """Train, sample, judge: the fields of a result that is done."""
         self._share_audit(folder)
-        target = train(config, self.data, folder, self.device, quiet=self.quiet)
+        target = train(config, self.data, folder, self.device, quiet=self.quiet, prepared=self.prepared)
         pipeline = load(target, self.device)
         with self.bars() as progress:
             drawn = self._drawn(pipeline, folder, progress)

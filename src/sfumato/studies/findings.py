@@ -58,8 +58,16 @@ def _winner(done: Sequence[Result]) -> list[str]:
         text += f", where other real pictures have {number(best.real)}"
     level = [r.title for r in order[1:] if not best.below(r.scores["fd"])]
     if level:
-        return [f"{text}. By the intervals {names(level)} cannot be told from it."]
-    return [f"{text}; the next, {order[1].title}, has {span(order[1].scores['fd'])}." if len(order) > 1 else f"{text}."]
+        text += f". By the intervals {names(level)} cannot be told from it"
+    elif len(order) > 1:
+        text += f"; the next, {order[1].title}, has {span(order[1].scores['fd'])}"
+    fresh = [r for r in order if not _remembers(r)]
+    if fresh and fresh[0] is not order[0]:
+        text += (
+            f". But it draws nearer to its training pictures than new ones lie; of those that do not, {fresh[0].title} is best"
+        )
+        text += f", {span(fresh[0].scores['fd'])}"
+    return [f"{text}."]
 
 
 def _latents(done: Sequence[Result]) -> list[str]:
@@ -109,20 +117,24 @@ def _modes(done: Sequence[Result]) -> list[str]:
 
 def _memory(done: Sequence[Result]) -> list[str]:
     said = []
-    for result in done:
-        ratio, copies = result.scores.get("memorised"), result.scores.get("copies")
-        if ratio is None or copies is None:
-            continue
-        near = ratio.high is not None and ratio.high < MEMORISED
-        copied = copies.low is not None and copies.low > COPIED
-        if near or copied:
-            said.append(
-                f"{result.title} draws nearer to its training pictures than held-out pictures lie: {number(ratio.value)} times "
-                f"their distance, and {copies.value:.0%} of its samples nearer than all but 5 % of them."
-            )
+    for result in filter(_remembers, done):
+        ratio, copies = result.scores["memorised"], result.scores["copies"]
+        said.append(
+            f"{result.title} draws nearer to its training pictures than held-out pictures lie: {number(ratio.value)} times "
+            f"their distance, and {copies.value:.0%} of its samples nearer than all but 5 % of them."
+        )
     if not said and any("memorised" in r.scores for r in done):
         said.append("No family draws clearly nearer to its training pictures than held-out pictures lie.")
     return said
+
+
+def _remembers(result: Result) -> bool:
+    """Whether its samples lie clearly nearer to training pictures than other real pictures do."""
+    ratio, copies = result.scores.get("memorised"), result.scores.get("copies")
+    if ratio is None or copies is None:
+        return False
+    near = ratio.high is not None and ratio.high < MEMORISED
+    return near or (copies.low is not None and copies.low > COPIED)
 
 
 def _failures(results: Sequence[Result]) -> list[str]:

@@ -117,7 +117,7 @@ def first_conditions(
             return conditioner.prepare([conditions_of(conditioner, data, i)[0] for i in range(len(data))]).to(device)
         case Retrieved():
             assert isinstance(source, NearestFeatures)
-            return source.around(extractor(conditioner.config)(data.load_all(), device)[1].to(device))
+            return source.around(extractor(conditioner.config)(data.resident(), device)[1].to(device))
         case _:
             fixed = torch.Generator(device).manual_seed(REPLAYED)
             rows = torch.arange(len(data), device=device)
@@ -154,7 +154,7 @@ def _layouts(conditioner: LayoutBoxes, data: ImageDataset, beside: Beside, mirro
 
 
 def _pictures(data: ImageDataset, resident: Tensor | None) -> Tensor:
-    return data.load_all() if resident is None else resident
+    return data.resident() if resident is None else resident
 
 
 def prepared_conditions(conditioner: Conditioner[str, Tensor], data: ImageDataset) -> tuple[Tensor, Tensor]:

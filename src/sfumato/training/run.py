@@ -283,7 +283,7 @@ class Run:
     def resident(self) -> torch.Tensor | None:
         if not fits(self.data.train, self.device, self.config.data.channels, self.config.data.size):
             return None
-        return self.data.train.load_all()
+        return self.data.train.resident()
 
     def _held_out_pixels(self) -> torch.Tensor:
         shown = self.data.held_out if len(self.data.held_out) else self.data.train
@@ -334,16 +334,18 @@ def train(
     minutes: float | None = None,
     quiet: bool = False,
     only_first_stage: bool = False,
+    prepared: Prepared | None = None,
 ) -> Path:
     """Train both stages on the folder `data` in the folder `out`; returns the model directory.
 
-    With `only_first_stage`, the first stage's directory: other runs can take it (`first_stage.frozen`). Raises `Stopped`
-    after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
+    With `only_first_stage`, the first stage's directory: other runs can take it (`first_stage.frozen`). `prepared`: what
+    `prepare_data` made of this folder with this data config, so that runs of runs look at it and read it once. Raises
+    `Stopped` after saving when a signal came or `minutes` are over, `InputError`, `MachineError`.
     """
     if out.resolve().is_relative_to(data.resolve()):
         raise InputError(f"--out {out} lies inside --data {data}, whose pictures it would join; give another folder.")
     with machine_errors(out), locked(out), StopFlag(minutes) as stop:
-        prepared = prepare_data(data, config.data, out)
+        prepared = prepared or prepare_data(data, config.data, out)
         resolved, tokenizer = adapt(config, prepared)
         check(resolved)
         if not quiet:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from sfumato.studies.compression.results import (
     save_result,
 )
 from sfumato.training.config import RunConfig
-from sfumato.training.prepare import prepare_data
+from sfumato.training.prepare import Prepared, prepare_data
 from sfumato.training.report import save_sheet, sheet
 from sfumato.training.run import Stopped, train
 
@@ -74,7 +75,7 @@ class Study:
                 continue
             self.say(f"[{index + 1}/{len(factors)}] f = {factor}")
             config = self.recipe(factor, self.settings.size, seconds=self.settings.seconds)
-            reference = reference or self._reference(config)
+            reference = reference or make_reference(self.prepared, self.settings, self.out / "reference", self.device)
             one = _Factor(self, reference, config, result, deadline)
             try:
                 results.append(one.execute())
@@ -85,10 +86,11 @@ class Study:
                 _free()
         return results
 
-    def _reference(self, config: RunConfig) -> Reference:
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The data, looked through and read once for all factors, which share its config."""
         self.out.mkdir(parents=True, exist_ok=True)
-        prepared = prepare_data(self.data, config.data, self.out)
-        return make_reference(prepared, self.settings, self.out / "reference", self.device)
+        return prepare_data(self.data, self.recipe(1, self.settings.size).data, self.out)
 
 
 class _Factor:
@@ -128,7 +130,8 @@ class _Factor:
         config = dataclasses.replace(self.config, prior=part)
         _free()
         minutes = None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) / 60
-        path = train(config, self.study.data, self.folder / "run", self.device, minutes=minutes, quiet=self.study.quiet)
+        study, out = self.study, self.folder / "run"
+        path = train(config, study.data, out, self.device, minutes=minutes, quiet=study.quiet, prepared=study.prepared)
         _free()
         return load(path, self.device).model
 
