@@ -48,7 +48,7 @@ def test_memory_is_said_where_it_is() -> None:
     assert "No family draws clearly nearer" in said(made("vae"))
     scores = made("gan").scores | {"memorised": score(0.5), "copies": score(0.4)}
     told = said(made("vae"), made("gan", scores=scores))
-    assert "GAN draws nearer to its training pictures than held-out pictures lie: 0.5 times their distance, and 40% of" in told
+    assert "GAN draws nearer to its training pictures than held-out pictures lie: 0.5 times their distance; 40 % of" in told
     assert "No family" not in told
 
 
@@ -57,9 +57,7 @@ def test_a_winner_that_remembers_is_told_from_the_best_that_does_not() -> None:
     best = made("vqgan", scores=made("vqgan").scores | {"fd": score(1, 0.1)} | remembers)
     told = findings([made("ldm", scores=made("ldm").scores | {"fd": score(3, 0.1)}), best])[0]
     assert told.startswith("VQGAN + transformer has the lowest Fréchet distance, 1 (0.9 to 1.1)")
-    assert told.endswith(
-        "nearer to its training pictures than new ones lie; of those that do not, LDM (KL) is best, 3 (2.9 to 3.1)."
-    )
+    assert told.endswith("than new ones lie; the best that does not is LDM (KL) with 3 (2.9 to 3.1).")
     assert "But" not in findings([best])[0]
 
 

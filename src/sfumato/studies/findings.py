@@ -63,10 +63,8 @@ def _winner(done: Sequence[Result]) -> list[str]:
         text += f"; the next, {order[1].title}, has {span(order[1].scores['fd'])}"
     fresh = [r for r in order if not _remembers(r)]
     if fresh and fresh[0] is not order[0]:
-        text += (
-            f". But it draws nearer to its training pictures than new ones lie; of those that do not, {fresh[0].title} is best"
-        )
-        text += f", {span(fresh[0].scores['fd'])}"
+        text += f". But {order[0].title} draws nearer to its training pictures than new ones lie; the best that does not is"
+        text += f" {fresh[0].title} with {span(fresh[0].scores['fd'])}"
     return [f"{text}."]
 
 
@@ -121,7 +119,7 @@ def _memory(done: Sequence[Result]) -> list[str]:
         ratio, copies = result.scores["memorised"], result.scores["copies"]
         said.append(
             f"{result.title} draws nearer to its training pictures than held-out pictures lie: {number(ratio.value)} times "
-            f"their distance, and {copies.value:.0%} of its samples nearer than all but 5 % of them."
+            f"their distance; {100 * copies.value:.2g} % of its samples are nearer than the nearest 5 % of them."
         )
     if not said and any("memorised" in r.scores for r in done):
         said.append("No family draws clearly nearer to its training pictures than held-out pictures lie.")
