@@ -69,6 +69,8 @@ def test_everything_of_a_factor_is_kept(done):
     assert (one.factor, two.factor) == (1, 2)
     assert one.is_done
     assert two.is_done
+    assert one.num_pictures == two.num_pictures == 124  # of 130 5 % are held out
+    assert len(one.data) == 16
     assert (one.latent, two.latent) == ((3, 16, 16), (2, 8, 8))
     assert [moment.seconds for moment in two.curve] == [0.25, 0.5]
     assert [moment.seconds for moment in one.curve] == [0.25, 0.5, 1.0]  # the first stage's time too
@@ -129,6 +131,13 @@ def test_other_settings_are_refused_before_anything_is_trained(done, data, monke
         study(data, done, [], dataclasses.replace(TINY, minutes=1.0)).run([4, 2])
     with pytest.raises(InputError, match="take --size 128"):
         study(data, done, []).run([4, 32])
+
+
+def test_other_pictures_are_refused_before_anything_is_trained(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "train", lambda *a, **k: pytest.fail("trained"))
+    other = write_folder(tmp_path / "other", 150, "none")
+    with pytest.raises(InputError, match=r"f2 was made of \d+ other pictures than the \d+ of --data"):
+        study(other, done, []).run([2])
 
 
 def test_one_that_fails_is_told_and_the_others_go_on(data, tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def _page(out: Path, results: Sequence[Result], over_time: str, over_speed: str)
     parts = [
         "<h1>How much should the first stage compress?</h1>",
         f'<p class="box">{escape(words)}</p>',
-        f"<p>{escape(_about(settings))}</p>",
+        f"<p>{escape(_about(settings, max(one.num_pictures for one in results)))}</p>",
         over_time,
         over_speed,
         _html_table(table(results)),
@@ -126,10 +126,11 @@ def command(settings: Settings) -> str:
     )
 
 
-def _about(settings: Settings) -> str:
+def _about(settings: Settings, num_pictures: int) -> str:
+    counted = f"{num_pictures:,} pictures" if num_pictures else "Pictures"
     return (
         f"Every first stage and every prior was trained for {settings.minutes:g} minutes of steps; compilation, checkpoints "
-        f"and measurements do not count. f = 1 has no first stage, and its prior got both times. Pictures of {settings.size} "
+        f"and measurements do not count. f = 1 has no first stage, and its prior got both times. {counted} of {settings.size} "
         f"px without prompts; {settings.samples} samples a distance, from averaged weights; bars are 95 % intervals. "
         f"The distance is between features of MobileNetV2 and is no FID. The dashed line is that of held-out real pictures."
     )

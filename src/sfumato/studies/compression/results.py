@@ -96,13 +96,15 @@ class FirstStageResult:
 class Result:
     """Everything of one factor. floor: the distance of as many other real pictures.
 
-    failed: why it has no more, in a sentence. made_by: versions and commit.
+    num_pictures: that trained it; data: the fingerprint of those, "" where it was not kept. failed: why it has no more, in a
+    sentence. made_by: versions and commit.
     """
 
     factor: int
     settings: Settings
     device: str = ""
     num_pictures: int = 0
+    data: str = ""
     latent: tuple[int, ...] = ()
     first_stage_parameters: int = 0
     prior_parameters: int = 0
@@ -143,11 +145,19 @@ def save_result(out: Path, result: Result) -> Result:
     return result
 
 
-def begin(out: Path, factor: int, settings: Settings) -> Result:
-    """The result to go on with, what was measured included. Raises `InputError` where one of other settings stands."""
+def begin(out: Path, factor: int, settings: Settings, data: str, num_pictures: int) -> Result:
+    """The result to go on with, what was measured included; `data`: the fingerprint of `num_pictures` to train on.
+
+    Raises `InputError` where a result of other settings or pictures stands.
+    """
     found = load_result(out, factor)
     if found is None:
-        return Result(factor, settings)
+        return Result(factor, settings, data=data, num_pictures=num_pictures)
+    if found.data not in ("", data):
+        raise InputError(
+            f"{out / f'f{factor}'} was made of {found.num_pictures:,} other pictures than the {num_pictures:,} of --data: "
+            "results of both cannot stand in one figure; give another --out."
+        )
     same = replace(found.settings, num_steps=settings.num_steps)
     if same != settings:
         raise InputError(
@@ -155,7 +165,7 @@ def begin(out: Path, factor: int, settings: Settings) -> Result:
             "cannot stand in one figure; give the same, or another --out."
         )
     steps = sorted({*settings.num_steps, *(speed.num_steps for speed in found.speeds)})
-    return replace(found, settings=replace(settings, num_steps=tuple(steps)), failed="")
+    return replace(found, settings=replace(settings, num_steps=tuple(steps)), failed="", data=data, num_pictures=num_pictures)
 
 
 def load_all(out: Path) -> list[Result]:

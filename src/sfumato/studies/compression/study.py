@@ -63,12 +63,13 @@ class Study:
         """
         for factor in factors:
             check(factor, self.settings.size)
-            begin(self.out, factor, self.settings)
+        for factor in factors:
+            self._begin(factor)
         deadline = None if self.minutes is None else time.monotonic() + 60 * self.minutes
         results: list[Result] = []
         reference: Reference | None = None
         for index, factor in enumerate(factors):
-            result = begin(self.out, factor, self.settings)
+            result = self._begin(factor)
             if result.is_done:
                 self.say(f"[{index + 1}/{len(factors)}] f = {factor}: done before")
                 results.append(result)
@@ -85,6 +86,10 @@ class Study:
             finally:
                 _free()
         return results
+
+    def _begin(self, factor: int) -> Result:
+        train = self.prepared.train
+        return begin(self.out, factor, self.settings, train.fingerprint()[:16], len(train))
 
     @cached_property
     def prepared(self) -> Prepared:
