@@ -52,6 +52,12 @@ def test_memory_is_said_where_it_is() -> None:
     assert "No family" not in told
 
 
+def test_a_collapse_is_said() -> None:
+    told = said(made("vae"), made("gan", scores=made("gan").scores | {"recall": score(0.002, 0.001)}))
+    assert "GAN has collapsed, or has hardly been trained: its samples cover 0.2% of the real pictures." in told
+    assert "collapsed" not in said(made("vae"), made("gan"))
+
+
 def test_a_winner_that_remembers_is_told_from_the_best_that_does_not() -> None:
     remembers = {"memorised": score(0.5), "copies": score(0.0)}
     best = made("vqgan", scores=made("vqgan").scores | {"fd": score(1, 0.1)} | remembers)

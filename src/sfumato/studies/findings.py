@@ -11,13 +11,13 @@ from sfumato.studies.results import Result, Score
 
 RIVALS = ("ddpm", "vae", "flow", "autoregressive")
 """The families that the paper's argument is about, beside GANs."""
-MEMORISED, COPIED = 0.9, 0.1
+MEMORISED, COPIED, COLLAPSED = 0.9, 0.1, 0.01
 
 
 def findings(results: Sequence[Result]) -> list[str]:
     """Sentences, the most important first; warnings about unequal conditions last."""
     done = [result for result in results if result.done]
-    said = [*_winner(done), *_latents(done), *_modes(done), *_memory(done), *_failures(results)]
+    said = [*_winner(done), *_latents(done), *_modes(done), *_memory(done), *_collapses(done), *_failures(results)]
     return said + warnings(results)
 
 
@@ -133,6 +133,21 @@ def _remembers(result: Result) -> bool:
         return False
     near = ratio.high is not None and ratio.high < MEMORISED
     return near or (copies.low is not None and copies.low > COPIED)
+
+
+def collapsed(result: Result) -> bool:
+    """Whether its samples cover next to none of the real pictures, as those of a GAN that has collapsed do."""
+    recall = result.scores.get("recall")
+    return result.done and recall is not None and recall.high is not None and recall.high < COLLAPSED
+
+
+def _collapses(done: Sequence[Result]) -> list[str]:
+    return [
+        f"{r.title} has collapsed, or has hardly been trained: its samples cover {r.scores['recall'].value:.1%} of the real "
+        "pictures. That says something of this training and nothing of the family; its curves stand with its samples."
+        for r in done
+        if collapsed(r)
+    ]
 
 
 def _failures(results: Sequence[Result]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from sfumato.io.files import write_bytes
 from sfumato.studies.chart import Dot, scatter, spark
 from sfumato.studies.families import FIRST_STAGE_SHARE
-from sfumato.studies.findings import findings, millions, number, ranked
+from sfumato.studies.findings import collapsed, findings, millions, number, ranked
 from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score
 from sfumato.studies.style import STYLE
 
@@ -165,7 +165,9 @@ def card(result: Result, folder: Path) -> str:
         parts.append(f"<p class=note>The samples nearest to a training picture, each above it:</p>{near}")
     sparks = "".join(spark(curve) for curve in result.curves)
     if sparks:
-        parts.append(f"<details{'' if result.done else ' open'}><summary>training</summary>{sparks}</details>")
+        parts.append(
+            f"<details{'' if result.done and not collapsed(result) else ' open'}><summary>training</summary>{sparks}</details>"
+        )
     return "".join([*parts, "</article>"])
 
 
