@@ -17,6 +17,7 @@ from sfumato.io.pretrained import SamplingDefaults
 from sfumato.io.storage import Storage
 from sfumato.networks.discriminator import DiscriminatorConfig
 from sfumato.noise import MAX_SEED
+from sfumato.training.operations import as_typed
 
 GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
 GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
@@ -89,7 +90,7 @@ class OptimConfig:
     def length(self) -> str:
         """How long the stage is, in words."""
         budgets = [f"{self.seconds:g} s"] if self.seconds > 0 else []
-        budgets += [f"{self.flops:g} operations"] if self.flops > 0 else []
+        budgets += [f"{as_typed(self.flops)} operations"] if self.flops > 0 else []
         return f"{' or '.join(budgets)} in steps" if budgets else f"{self.steps} steps"
 
     def __post_init__(self) -> None:

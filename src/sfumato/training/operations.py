@@ -11,6 +11,7 @@ which changes last bits; all others cost nothing more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -97,9 +98,9 @@ class OperationCounter:
         self.steps = {kind: int(steps) for kind, (_, steps) in work.items()}
 
 
-def told(flops: float) -> str:
-    """A number of operations as one types it: 2e16."""
-    return f"{flops:g}".replace("e+", "e")
+def as_typed(flops: float, digits: int = 6) -> str:
+    """A number of operations, of that many digits at most, such as 2e16."""
+    return re.sub(r"e\+0*", "e", f"{flops:.{digits}g}")
 
 
 def _mode() -> FlopCounterMode:
