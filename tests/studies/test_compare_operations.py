@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from test_compare_page import read
 
 from made_results import made
 from sfumato.cli.main import main
 from sfumato.errors import InputError
 from sfumato.studies.compare import Settings
-from sfumato.studies.families import ENDLESS, FAMILIES, Family, budgeted
+from sfumato.studies.families import ENDLESS, FAMILIES, Family, budgeted, shares
 from sfumato.studies.findings import findings
 from sfumato.studies.overview import write_overview
 from sfumato.studies.page import PAGE, conditions, write_page
 from sfumato.studies.records import check_budget, stages
 from sfumato.studies.results import RESULT, Result, Trained, read_result
 from sfumato.training.config import RunConfig
-from sfumato.training.loop import CLOCK
-from sfumato.training.operations import as_typed
+from sfumato.training.loop import CLOCK, Trainer
+from sfumato.training.operations import OperationCounter, as_typed
+from sfumato.training.run import train
 from sfumato.training.stages import key
 from tiny_runs import write_folder
 
 FLOPS = 1e9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data") / "pictures", 40)
 
 
 def counted(name: str, fd: float = 10.0, flops: float = 2e16) -> Result:
@@ -156,6 +165,33 @@ def test_what_a_stage_did_is_read(tmp_path: Path) -> None:
     (tmp_path / "prior" / CLOCK).write_text(json.dumps(clock))
     batch = config(flops=1.0).prior.train.batch_size
     assert stages(tmp_path, config(flops=300.0)) == {"prior": Trained(10, 2.0, 5.0 * batch, 123.0)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_step_of_a_family_has_the_operations_of_its_kind(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of each single step against the first of its kind times their number."""
+    each: dict[str, int] = {}
+    single = Trainer._step
+
+    def step(trainer: Trainer, number: int) -> Any:
+        counter = OperationCounter(1.0)
+        with counter.step("any"):
+            values = single(trainer, number)
+        each[trainer.directory.name] = each.get(trainer.directory.name, 0) + counter.done
+        return values
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    tiny = budgeted(Family(name, name, f"family-{name}-tiny", "", ""), 0.0, 16, flops=1e18)
+    first, prior = (
+        dataclasses.replace(part, train=dataclasses.replace(part.train, steps=3)) for part in (tiny.first_stage, tiny.prior)
+    )
+    train(dataclasses.replace(tiny, first_stage=first, prior=prior), data, tmp_path / "run", torch.device("cpu"), quiet=True)
+    kept = {path.parent.name: json.loads(path.read_text())["flops"] for path in (tmp_path / "run").glob(f"*/{CLOCK}")}
+    assert kept == each
+    assert len(kept) == sum(share > 0 for share in shares(tiny))
+    assert all(kept.values())
 
 
 def test_a_gan_and_two_stages_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
