@@ -1,9 +1,8 @@
-"""`sfumato compare --data DIR --budget MINUTES`: every family trained for the same time, on one page."""
+"""`sfumato compare --data DIR --budget MINUTES`: every family trained for the same time, or operations, on one page."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from contextlib import AbstractContextManager
@@ -13,8 +12,9 @@ from typing import Any
 from sfumato.errors import InputError
 from sfumato.generation.limits import LIMITS, number_from_text
 
-HELP = "Train every family of image generators on the same data for the same time, and judge them by one protocol."
+HELP = "Train every family of image generators on the same data for the same time or operations; judge them by one protocol."
 BUDGET, SAMPLES, SIZE, BATCH_SIZE, SAMPLE_MINUTES = 5.0, 2000, 32, 100, 5.0
+MOST = 1e30  # minutes or operations; more is a slip of the finger
 COARSE_CHAIN = 100  # steps of a diffusion's bound where there is no GPU
 
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", metavar="DIR", type=Path, help="the data set: a folder of pictures, or a tar shard")
     add("--out", metavar="DIR", type=Path, default=Path("runs/compare"), help="where all goes (default: runs/compare)")
-    add("--budget", metavar="MINUTES", default=str(BUDGET), help=f"of training, for each family (default: {BUDGET:g})")
+    add("--budget", metavar="MINUTES", help=f"of training, for each family (default: {BUDGET:g})")
+    add("--budget-flops", metavar="N", help="floating-point operations of training, such as 2e16, in place of minutes")
     add("--families", metavar="A,B,C", help="gan, vae, ldm ... or recipes by their names (default: all)")
     add("--samples", metavar="N", default=str(SAMPLES), help=f"of each family (default: {SAMPLES})")
     add("--sample-minutes", metavar="M", default=str(SAMPLE_MINUTES),
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.data is None or not os.path.exists(args.data):
         raise InputError(f"--data {str(args.data)[:300]}: no such folder; give a folder of pictures.")
-    minutes, sample_minutes = _minutes("budget", args.budget), _minutes("sample-minutes", args.sample_minutes)
+    minutes, flops = _budget(args)
+    sample_minutes = _positive("sample-minutes", args.sample_minutes, "minutes")
     seed, batch_size = LIMITS.seed(number_from_text(args.seed)), LIMITS.batch_size(number_from_text(args.batch_size))
     samples, size = LIMITS.num(number_from_text(args.samples)), LIMITS.side("size", number_from_text(args.size))
     names = None if args.families is None else [name.strip() for name in args.families.split(",") if name.strip()]
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     families, device = choose(names), find_device(args.device)
     bound_steps = None if device.type == "cuda" else COARSE_CHAIN
-    settings = Settings(minutes, size, batch_size, sample_minutes, bound_steps, Protocol(samples, seed))
+    settings = Settings(minutes, size, batch_size, sample_minutes, bound_steps, Protocol(samples, seed), flops)
     _allow_fast_matrices(device.type)
     say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     comparison = Comparison(args.data, args.out, settings, device, args.quiet, say, lambda: _bars(args.quiet))
@@ -86,7 +88,9 @@ def write(out: Path, told: str) -> Path:
 
 def command(args: argparse.Namespace) -> str:
     """The command that made the page, without the places of this machine."""
-    parts = ["sfumato compare", f"--data {args.data.name}", f"--budget {float(args.budget):g}"]
+    minutes, flops = _budget(args)
+    budget = f"--budget-flops {args.budget_flops}" if flops else f"--budget {minutes:g}"
+    parts = ["sfumato compare", f"--data {args.data.name}", budget]
     parts += [f"--families {args.families}"] if args.families else []
     defaults = {"samples": SAMPLES, "sample_minutes": SAMPLE_MINUTES, "size": SIZE, "batch_size": BATCH_SIZE, "seed": 0}
     for name, default in defaults.items():
@@ -95,10 +99,19 @@ def command(args: argparse.Namespace) -> str:
     return " ".join(parts)
 
 
-def _minutes(name: str, text: str) -> float:
+def _budget(args: argparse.Namespace) -> tuple[float, float]:
+    """Minutes and operations, of which one is 0."""
+    if args.budget_flops is None:
+        return _positive("budget", str(BUDGET) if args.budget is None else args.budget, "minutes"), 0.0
+    if args.budget is not None:
+        raise InputError("--budget and --budget-flops: a family's training ends by one of them; give one.")
+    return 0.0, _positive("budget-flops", args.budget_flops, "a number of operations such as 2e16")
+
+
+def _positive(name: str, text: str, what: str) -> float:
     value = number_from_text(text)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
-        raise InputError(f"{name}: got {text[:40]!r}, expected minutes, more than 0.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= MOST):
+        raise InputError(f"{name}: got {text[:40]!r}, expected {what}, more than 0.")
     return float(value)
 
 

@@ -1,4 +1,4 @@
-"""Every family on the same data for the same time, judged by one protocol: a run of runs.
+"""Every family on the same data for the same time or operations, judged by one protocol: a run of runs.
 
     for each family: train within its budget -> samples of the same seeds -> scores -> OUT/FAMILY/result.json
     all results there are -> OUT/compare.html, OUT/compare.png
@@ -10,6 +10,7 @@ others go on. Several processes, or machines whose folders are brought together 
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from sfumato.studies.judge import Protocol, Reference, Verdict, check_count, jud
 from sfumato.studies.results import DIVERGED, DONE, FAILED, NEIGHBOURS, SAMPLES, Result, Score, read_result
 from sfumato.studies.sampling import Drawn, draw
 from sfumato.training.config import DataConfig, RunConfig
+from sfumato.training.operations import as_typed
 from sfumato.training.prepare import AUDIT, Prepared, prepare_data
 from sfumato.training.report import save_sheet, sheet
 from sfumato.training.run import train
@@ -51,10 +53,10 @@ Bars = Callable[[], AbstractContextManager[Progress | None]]
 
 @dataclass(frozen=True)
 class Settings:
-    """minutes: of training, for each family. size: side of all pictures in pixels. batch_size: samples made at once.
+    """minutes: of training, for each family; flops: floating-point operations of it in their place, minutes then being 0.
 
-    sample_minutes: after which a slow family makes no more samples. bound_steps: of a diffusion's chain for its bound, None for
-    every step of its schedule.
+    size: side of all pictures in pixels. batch_size: samples made at once. sample_minutes: after which a slow family makes no
+    more samples. bound_steps: of a diffusion's chain for its bound, None for every step of its schedule.
     """
 
     minutes: float
@@ -63,10 +65,20 @@ class Settings:
     sample_minutes: float = 5.0
     bound_steps: int | None = None
     protocol: Protocol = field(default_factory=Protocol)
+    flops: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.minutes <= 1e6:
+        if not 0 <= self.flops < math.inf:
+            raise InputError(f"budget is {self.flops} operations: expected more than 0.")
+        if self.flops > 0 and self.minutes != 0:
+            raise InputError(f"budget is {self.minutes} minutes and {as_typed(self.flops)} operations: give one of them.")
+        if self.flops == 0 and not 0 < self.minutes <= 1e6:
             raise InputError(f"budget is {self.minutes} minutes: expected more than 0.")
+
+    @property
+    def budget(self) -> str:
+        """In words."""
+        return f"{self.minutes:g} min" if self.flops == 0 else f"{as_typed(self.flops)} operations"
 
 
 @dataclass
@@ -136,7 +148,8 @@ class Comparison:
             )
 
     def _config(self, family: Family) -> RunConfig:
-        return budgeted(family, 60 * self.settings.minutes, self.settings.size, self.settings.protocol.seed)
+        settings = self.settings
+        return budgeted(family, 60 * settings.minutes, settings.size, settings.protocol.seed, settings.flops)
 
     def _family(self, family: Family, where: str) -> tuple[Result, bool]:
         """The family's result, and whether it was made now."""
@@ -147,7 +160,7 @@ class Comparison:
         if kept is not None and kept.key == own_key and kept.status != FAILED:
             self.say(f"{where}: kept, {summary(kept)}.")
             return kept, False
-        self.say(f"{where}: training for {settings.minutes:g} min.")
+        self.say(f"{where}: training for {settings.budget}.")
         torch.compiler.reset()  # families share networks' code, whose compiled variants are limited in number
         made: dict[str, Any]
         try:
@@ -169,6 +182,7 @@ class Comparison:
             recipe=family.recipe,
             key=own_key,
             minutes=settings.minutes,
+            flops=settings.flops,
             device=str(by["device"]),
             data=self._data(),
             stages=records.stages(folder, config),

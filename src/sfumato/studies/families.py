@@ -1,7 +1,7 @@
 """The families of image generators as pairs of a first stage and a prior, and what an equal budget is to each of them.
 
-One stage to train gets the whole budget. Two share it: 40 % to the first stage, 60 % to the prior, which has the harder
-task. Data, picture size and the absence of conditions are the same for all.
+A budget is of time or of floating-point operations. One stage to train gets all of it. Two share it: 40 % to the first stage,
+60 % to the prior, which has the harder task. Data, picture size and the absence of conditions are the same for all.
 """
 
 from __future__ import annotations
@@ -99,24 +99,28 @@ def shares(config: RunConfig) -> tuple[float, float]:
     return FIRST_STAGE_SHARE, 1 - FIRST_STAGE_SHARE
 
 
-def budgeted(family: Family, seconds: float, size: int, seed: int = 0) -> RunConfig:
-    """The family's recipe for pictures of `size` pixels, told nothing, ended by its budget.
+def budgeted(family: Family, seconds: float, size: int, seed: int = 0, flops: float = 0.0) -> RunConfig:
+    """The family's recipe for pictures of `size` pixels, told nothing, ended by its budget: `seconds`, `flops`, or what of both
+    is spent first; 0 is none.
 
     Weights are kept as they were trained, in fp32, since a flow's inverse is not one of rounded weights.
     """
     config = sized(RECIPES[family.recipe](), size)
-    first, prior = shares(config)
+    stages = config.first_stage.train, config.prior.train
+    first_train, prior_train = (
+        _within(train, share * seconds, share * flops) for train, share in zip(stages, shares(config), strict=True)
+    )
     return dataclasses.replace(
         config,
         name=family.name,
         data=DataConfig(size=size),
-        first_stage=dataclasses.replace(config.first_stage, train=_within(config.first_stage.train, seconds * first)),
+        first_stage=dataclasses.replace(config.first_stage, train=first_train),
         prior=dataclasses.replace(
             config.prior,
             condition="none",
             conditioner=NoneConfig(),
             dropout=0.0,
-            train=_within(config.prior.train, seconds * prior),
+            train=prior_train,
         ),
         seed=seed,
         storage=Storage.fp32,
@@ -144,12 +148,12 @@ def sized(config: RunConfig, size: int) -> RunConfig:
     return dataclasses.replace(config, first_stage=dataclasses.replace(first, model=model, discriminator=critic))
 
 
-def _within(train: OptimConfig, seconds: float) -> OptimConfig:
+def _within(train: OptimConfig, seconds: float, flops: float) -> OptimConfig:
     """The stage without an end but its budget, its loss logged often and samples drawn at the end alone.
 
     One that has no share of the budget is not trained at all.
     """
-    if seconds <= 0:
+    if seconds <= 0 and flops <= 0:
         return train
     log_every = min(train.log_every, LOG_EVERY)
-    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds, log_every=log_every, sample_every=ENDLESS)
+    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds, flops=flops, log_every=log_every, sample_every=ENDLESS)

@@ -89,8 +89,14 @@ def _latents(done: Sequence[Result]) -> list[str]:
         parts.append(f"is worse than {listed(lost)}")
     if open_:
         parts.append(f"cannot be told from {listed(open_)}")
-    verdict = "At equal training time the latent model wins" if not lost and not open_ else "At equal training time"
+    verdict = _equal([best, *rivals]) + (" the latent model wins" if not lost and not open_ else "")
     return [f"{verdict}: {best.title}, {span(own)}, {'; it '.join(parts)}."]
+
+
+def _equal(results: Sequence[Result]) -> str:
+    """What these had alike, at the beginning of a sentence."""
+    kinds = {"operations" if result.flops > 0 else "time" for result in results}
+    return f"At equal training {kinds.pop()}" if len(kinds) == 1 else "Within their budgets"
 
 
 def _modes(done: Sequence[Result]) -> list[str]:
@@ -162,7 +168,7 @@ def warnings(results: Sequence[Result]) -> list[str]:
         listed = "; ".join(f"{names(titles)} on {device}" for device, titles in devices.items())
         said.append(f"Not all families ran on the same device, so that times are not comparable: {listed}.")
     for what, groups in (
-        ("budgets", _groups(results, lambda r: f"{r.minutes:g} minutes")),
+        ("budgets", _groups(results, lambda r: r.budget)),
         ("data", _groups(results, lambda r: f"{r.data.get('fingerprint', '?')} at {r.data.get('size', '?')} px")),
     ):
         if len(groups) > 1:

@@ -11,8 +11,9 @@ from sfumato.io.files import write_bytes
 from sfumato.studies.chart import Dot, scatter, spark
 from sfumato.studies.families import FIRST_STAGE_SHARE
 from sfumato.studies.findings import collapsed, findings, millions, number, ranked
-from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score
+from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score, Trained
 from sfumato.studies.style import STYLE
+from sfumato.training.operations import as_typed
 
 PAGE = "compare.html"
 
@@ -27,6 +28,20 @@ COLUMNS = (
 )
 """Score, heading, which way is better."""
 PLAIN = ("seconds / sample", "training images / s", "parameters", "samples")
+TRAINED = ("training operations", "training seconds")
+"""Headings where a budget was of operations: how many they were, and the time that they took, which is then not equal."""
+
+SECONDS = (
+    "seconds of training steps on the device, without compilation and the first ten steps of each kind, without sample sheets, "
+    "checkpoints and the encoding of the data between stages."
+)
+OPERATIONS = (
+    "floating-point operations of training steps, forward, backward and in the optimizer, a multiplication and an addition "
+    "being two. Counted, by PyTorch's FlopCounterMode in the first step of each kind, are matrix products, convolutions and "
+    "attention; elementwise work, norms, sums and the encoding of the data between stages are not. Equal operations are not "
+    "equal time: training seconds, without the first ten steps of each kind, stand beside them."
+)
+"""What was the same for all families."""
 
 
 def write_page(results: Sequence[Result], out: Path, command: str = "") -> Path:
@@ -66,15 +81,22 @@ def conditions(results: Sequence[Result]) -> str:
     if not results:
         return "No family has been trained yet."
     first = results[0]
-    budgets = sorted({result.minutes for result in results})
-    minutes = f"{budgets[0]:g}" if len(budgets) == 1 else f"{budgets[0]:g} to {budgets[-1]:g}"
+    budgets = [
+        _span([f"{value:g}" for value in sorted({r.minutes for r in results if r.flops <= 0})], "minutes"),
+        _span([as_typed(value) for value in sorted({r.flops for r in results if r.flops > 0})], "floating-point operations"),
+    ]
     devices = sorted({result.device for result in results})
     data = first.data
     return (
-        f"{len(results)} families of image generators, each trained for {minutes} minutes on the same "
+        f"{len(results)} families of image generators, each trained for {' or '.join(filter(None, budgets))} on the same "
         f"{data.get('num_train', 0):,} pictures of {data.get('size', '?')} × {data.get('size', '?')} pixels "
         f"({data.get('folder', '')}), on {' and on '.join(devices)}, and judged by one protocol."
     )
+
+
+def _span(values: Sequence[str], unit: str) -> str:
+    """The smallest to the largest of sorted `values`; empty of none."""
+    return f"{' to '.join(dict.fromkeys((values[0], values[-1])))} {unit}" if values else ""
 
 
 def figure(results: Sequence[Result]) -> str:
@@ -93,7 +115,8 @@ def table(order: Sequence[Result]) -> str:
     """A row for each family, the best of a column marked; the last row is what real pictures score."""
     done = [r for r in order if r.done]
     shown = [column for column in COLUMNS if any(column[0] in r.scores for r in done)]
-    heads = ["family", *(heading for _, heading, _ in shown), *PLAIN]
+    plain_heads = (*PLAIN, *TRAINED) if any(r.flops > 0 for r in done) else PLAIN
+    heads = ["family", *(heading for _, heading, _ in shown), *plain_heads]
     rows = ["<tr>" + "".join(f"<th scope=col>{escape(h)}</th>" for h in heads) + "</tr>"]
     best = {}
     for name, _, way in shown:
@@ -105,14 +128,16 @@ def table(order: Sequence[Result]) -> str:
         if not result.done:
             rows.append(f"<tr>{cells[0]}<td colspan={len(heads) - 1} class=bad>{escape(result.status)}</td></tr>")
             continue
-        rates = " / ".join(f"{stage.rate:,.0f}" for stage in result.stages.values()) or "–"
+        rates = " / ".join(f"{stage.rate:,.0f}" if stage.rate > 0 else "–" for stage in result.stages.values()) or "–"
         speed = "–" if result.seconds_per_sample is None else number(result.seconds_per_sample)
         for name, _, _ in shown:
             score = result.scores.get(name)
             cells.append(_cell(score, name, score is not None and best.get(name) == score.value, result))
-        plain = (speed, rates, millions(result.num_parameters), f"{result.num_samples:,}")
+        operations, seconds = result.training
+        trained = (as_typed(operations, 3) if operations else "–", f"{seconds:,.0f}" if seconds else "–")
+        plain = (speed, rates, millions(result.num_parameters), f"{result.num_samples:,}", *trained)[: len(plain_heads)]
         rows.append(f"<tr>{''.join([*cells, *(f'<td>{text}</td>' for text in plain)])}</tr>")
-    rows.append(_real_row(done, [name for name, _, _ in shown]))
+    rows.append(_real_row(done, [name for name, _, _ in shown], len(plain_heads)))
     return f"<div class=wide><table>{''.join(rows)}</table></div>"
 
 
@@ -124,7 +149,7 @@ def _cell(score: Score | None, name: str, best: bool, result: Result) -> str:
     return f"<td{' class=best' if best else ''}>{kind}{number(score.value)}{interval}</td>"
 
 
-def _real_row(done: Sequence[Result], shown: Sequence[str]) -> str:
+def _real_row(done: Sequence[Result], shown: Sequence[str], num_plain: int) -> str:
     most = max((r for r in done), key=lambda r: r.num_samples, default=None)
     if most is None or not any(score.real is not None for score in most.scores.values()):
         return ""
@@ -132,7 +157,7 @@ def _real_row(done: Sequence[Result], shown: Sequence[str]) -> str:
     for name in shown:
         score = most.scores.get(name)
         cells.append(f"<td>{'–' if score is None or score.real is None else number(score.real)}</td>")
-    return f"<tr class=real><th scope=row>other real pictures</th>{''.join(cells)}{'<td>–</td>' * len(PLAIN)}</tr>"
+    return f"<tr class=real><th scope=row>other real pictures</th>{''.join(cells)}{'<td>–</td>' * num_plain}</tr>"
 
 
 def _legend(results: Sequence[Result]) -> str:
@@ -155,7 +180,7 @@ def card(result: Result, folder: Path) -> str:
         parts.append(f"<p class=formula>{escape(result.formula)}{source}</p>")
     if not result.done:
         parts.append(f"<p class=bad>{escape(result.status)}: {escape(result.reason)}</p>")
-    stages = [f"{name.replace('_', ' ')}: {one.steps:,} steps in {one.seconds:.0f} s" for name, one in result.stages.items()]
+    stages = [f"{name.replace('_', ' ')}: {_steps(one)}" for name, one in result.stages.items()]
     stages += [f"sampler {result.sampler}"] if result.sampler else []
     if stages:
         parts.append(f"<p class=note>{escape('; '.join(stages))}</p>")
@@ -171,6 +196,11 @@ def card(result: Result, folder: Path) -> str:
     return "".join([*parts, "</article>"])
 
 
+def _steps(stage: Trained) -> str:
+    counted = f", {as_typed(stage.flops, 3)} operations" if stage.flops > 0 else ""
+    return f"{stage.steps:,} steps in {stage.seconds:.0f} s{counted}"
+
+
 def _picture(path: Path, words: str) -> str:
     if not path.is_file():
         return ""
@@ -179,10 +209,13 @@ def _picture(path: Path, words: str) -> str:
 
 
 def _protocol(results: Sequence[Result], command: str) -> str:
-    lines = [
-        "Equal budget: seconds of training steps on the device, without compilation and the first ten steps of each kind, "
-        "without sample sheets, checkpoints and the encoding of the data between stages. A family with two stages to train "
-        f"spends {FIRST_STAGE_SHARE:.0%} of it on the first, {1 - FIRST_STAGE_SHARE:.0%} on the prior.",
+    shares = (
+        f"A family with two stages to train spends {FIRST_STAGE_SHARE:.0%} of it on the first, "
+        f"{1 - FIRST_STAGE_SHARE:.0%} on the prior."
+    )
+    kinds = sorted({r.flops > 0 for r in results})
+    lines = [f"Equal budget: {OPERATIONS if counted else SECONDS} {shares}" for counted in kinds]
+    lines += [
         "Fréchet distance, precision, recall (k = 3), density and coverage (k = 5) compare the samples with as many training "
         "pictures in the features of the embedded MobileNetV2: FD-MobileNetV2, which is no FID and compares with no number of "
         "another page.",

@@ -1,4 +1,4 @@
-"""What a run's folder says of its training: seconds and steps by the budget's clock, and the curves of its losses."""
+"""What a run's folder says of its training: seconds, steps, operations by its budget's clock, and its losses' curves."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sfumato.io.files import read_table
 from sfumato.studies.results import Curve, Trained
 from sfumato.training.config import RunConfig
 from sfumato.training.loop import CLOCK
+from sfumato.training.operations import as_typed
 
 STAGES = ("first_stage", "prior")
 MOST_POINTS = 120
@@ -28,20 +29,29 @@ def stages(folder: Path, config: RunConfig) -> dict[str, Trained]:
             steps = read_table(done)["results"].get("steps", 0) if done.is_file() else clock["steps"]
             seconds = float(clock["seconds"])
             rate = clock["steps"] * train.batch_size / seconds if seconds > 0 else 0.0
-            found[name] = Trained(int(steps), seconds, rate)
+            found[name] = Trained(int(steps), seconds, rate, float(clock.get("flops", 0.0)))
     return found
 
 
 def check_budget(folder: Path, config: RunConfig) -> None:
-    """Raises `InputError` where a stage was trained within a longer budget than `config` gives it: it cannot be taken back."""
+    """Raises `InputError` where a stage was trained within a budget that `config` does not give it: it cannot be taken back.
+
+    That is one of more seconds or operations, or of the other of them.
+    """
     for name, train in zip(STAGES, (config.first_stage.train, config.prior.train), strict=True):
         path = folder / name / CLOCK
-        longest = float(read_table(path).get("budget", 0.0)) if path.is_file() else 0.0
-        if longest > train.seconds:
+        clock = read_table(path) if path.is_file() else {}
+        seconds, flops = float(clock.get("budget", 0.0)), float(clock.get("flops_budget", 0.0))
+        if seconds > train.seconds or flops > train.flops:
             raise InputError(
-                f"{folder}: its {name} was trained for {longest:g} s, and {train.seconds:g} s are asked for, which cannot be "
-                "taken back; give another --out, or delete that folder."
+                f"{folder}: its {name} was trained for {_told(seconds, flops)}, and {_told(train.seconds, train.flops)} are "
+                "asked for, which cannot be taken back; give another --out, or delete that folder."
             )
+
+
+def _told(seconds: float, flops: float) -> str:
+    parts = [f"{seconds:g} s"] if seconds > 0 or flops <= 0 else []
+    return " or ".join([*parts, *([f"{as_typed(flops)} operations"] if flops > 0 else [])])
 
 
 def curves(folder: Path) -> tuple[Curve, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from sfumato.errors import InputError
 from sfumato.io.files import read_table, write_json
 from sfumato.metrics.bootstrap import Interval
+from sfumato.training.operations import as_typed
 
 FORMAT = 1
 RESULT, SAMPLES, NEIGHBOURS = "result.json", "samples.png", "neighbours.png"
@@ -51,11 +52,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage's training by the clock of its budget. rate: pictures a second."""
+    """A stage's training by the clock of its budget. rate: pictures a second. flops: operations, 0 where none were counted."""
 
     steps: int
     seconds: float
     rate: float
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Result:
     """Everything that the page says of a family.
 
     key: of what was asked for; another key is another result. status: done, diverged, or failed, which is tried again.
-    reason: why. minutes: the budget. bits_kind: "exact", "bound", or why there are no bits per dimension.
+    reason: why. minutes: the budget, or 0 where it was of floating-point operations, flops. bits_kind: "exact", "bound", or why
+    there are no bits per dimension.
     """
 
     family: str
@@ -90,6 +93,17 @@ class Result:
     bits_kind: str = ""
     curves: Sequence[Curve] = ()
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    flops: float = 0.0
+
+    @property
+    def budget(self) -> str:
+        """In words."""
+        return f"{as_typed(self.flops)} operations" if self.flops > 0 else f"{self.minutes:g} minutes"
+
+    @property
+    def training(self) -> tuple[float, float]:
+        """Operations and seconds of all stages; 0 of what was not counted."""
+        return sum(s.flops for s in self.stages.values()), sum(s.seconds for s in self.stages.values())
 
     @property
     def done(self) -> bool:

@@ -17,6 +17,7 @@ from sfumato.io.pretrained import SamplingDefaults
 from sfumato.io.storage import Storage
 from sfumato.networks.discriminator import DiscriminatorConfig
 from sfumato.noise import MAX_SEED
+from sfumato.training.operations import as_typed
 
 GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
 GAMES = ("non-saturating", "hinge", "relativistic")  # as `sfumato.losses.adversarial.Game` has them
@@ -57,7 +58,8 @@ class OptimConfig:
     `ema_decay` 0 switches the moving average off. `grad_clip` 0 means no clipping. `cuda_graphs`: launch a whole step as one
     recorded piece, for networks so small that launching takes longer than computing; without effect on a CPU.
     `seconds`: a time budget that ends the stage before `steps` are done (`sfumato.training.clock` says what counts), and the
-    cosine with it; 0 for none.
+    cosine with it; 0 for none. `flops`: a budget in floating-point operations (`sfumato.training.operations` says which); of
+    both, the one that is spent first.
     """
 
     steps: int = 10_000
@@ -82,11 +84,14 @@ class OptimConfig:
     log_every: int = 20
     max_bad_steps: int = 20
     seconds: float = 0.0
+    flops: float = 0.0
 
     @property
     def length(self) -> str:
         """How long the stage is, in words."""
-        return f"{self.seconds:g} s in steps" if self.seconds > 0 else f"{self.steps} steps"
+        budgets = [f"{self.seconds:g} s"] if self.seconds > 0 else []
+        budgets += [f"{as_typed(self.flops)} operations"] if self.flops > 0 else []
+        return f"{' or '.join(budgets)} in steps" if budgets else f"{self.steps} steps"
 
     def __post_init__(self) -> None:
         _at_least(
@@ -94,7 +99,7 @@ class OptimConfig:
         )
         _at_most(self, MAX_STEPS, "steps", "warmup_steps")
         _at_most(self, MAX_BATCH_SIZE, "batch_size")
-        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seconds")
+        _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seconds", "flops")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}: expected more than 0.")
         if self.accumulate > self.batch_size:

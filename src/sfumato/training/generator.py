@@ -31,7 +31,7 @@ def train_generator(run: Run, base: str) -> Path:
     config, part, device = run.config, run.config.first_stage, run.device
     told = config.prior.conditioner
     made_with = key(base, part.model, part.gan, part.discriminator, part.train, told, config.prior.model)
-    stage = Stage(run.out / "first_stage", made_with, part.train.steps, part.train.seconds)
+    stage = Stage(run.out / "first_stage", made_with, part.train.steps, part.train.seconds, part.train.flops)
     stage.open()
     target, results = run.out / "model", stage.results()
     if results is not None and run.is_saved(target):

@@ -30,7 +30,9 @@ from sfumato.training.state import TrainState, step_seed
 from sfumato.training.tasks.base import Batch, Task
 
 CLOCK = "clock.json"
-"""In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget, and that budget."""
+"""In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget, and that budget.
+
+With a budget of operations these too: how many were done, by kind of step and in all, and that budget."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,15 @@ class Outcome:
 def learning_rate_factor(config: OptimConfig, step: int, share: float = 0.0) -> float:
     """Multiplier of the typed learning rate at `step`: linear warm-up, then constant or a cosine at the end.
 
-    `share`: of the time budget that is spent, in [0, 1]; the cosine follows steps or time, whichever is further on.
+    `share`: of the budget that is spent, in [0, 1]; the cosine follows steps or the budget, whichever is further on.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "constant":
         return 1.0
     begin = max(config.warmup_steps, round(config.steps * (1 - config.decay_fraction)))
-    in_time = (share - (1 - config.decay_fraction)) / config.decay_fraction
-    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin), in_time))
+    in_budget = (share - (1 - config.decay_fraction)) / config.decay_fraction
+    progress = min(1.0, max(0.0, (step - begin) / max(1, config.steps - begin), in_budget))
     floor = config.final_learning_rate / config.learning_rate
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -68,7 +70,7 @@ def autocast(config: OptimConfig, device: torch.device) -> AbstractContextManage
 
 
 class Trainer:
-    """Runs one task in one directory: `checkpoints/`, `log.jsonl`, `skipped.jsonl`; with a time budget, `clock.json`."""
+    """Runs one task in one directory: `checkpoints/`, `log.jsonl`, `skipped.jsonl`; with a budget, `clock.json`."""
 
     def __init__(self, task: Task, config: OptimConfig, directory: Path, device: torch.device, seed: int, reporter: Reporter):
         self.task, self.config, self.directory, self.device, self.seed = task, config, directory, device, seed
@@ -99,11 +101,11 @@ class Trainer:
         save_checkpoint(self.directory / "checkpoints", self.state.step, self.state.tensors(), self.state.values())
 
     def run(self, stop: StopFlag, on_sample: Callable[[int], None] | None = None) -> Outcome:
-        """Train until the configured steps are done, the time budget is spent or `stop` is set; the state is always saved."""
+        """Train until the configured steps are done, a budget is spent or `stop` is set; the state is always saved."""
         config, begin, start = self.config, self.state.step, time.monotonic()
         saved = begin if begin else -1
         while not self.done and not stop:
-            with self.state.clock.step(self._active(self.state.step)):
+            with self.state.clock.step(self._active(self.state.step), self._work(self.state.step)):
                 values = self._guarded_step(self.state.step)
             self.state.step += 1
             step = self.state.step
@@ -117,18 +119,23 @@ class Trainer:
                 on_sample(step)
         if saved != self.state.step:
             self.save()
-        if config.seconds > 0:
-            write_json(self.directory / CLOCK, self.state.clock.state_dict() | {"budget": config.seconds})
+        if config.seconds > 0 or config.flops > 0:
+            budgets = {"budget": config.seconds} | ({"flops_budget": config.flops} if config.flops > 0 else {})
+            write_json(self.directory / CLOCK, self.state.clock.state_dict() | budgets)
         images, seconds = (self.state.step - begin) * config.batch_size, time.monotonic() - start
         return Outcome(self.done, self.state.step, seconds, images)
 
     @property
     def done(self) -> bool:
-        """Whether all steps are done or the time budget is spent."""
+        """Whether all steps are done or a budget is spent."""
         return self.state.step >= self.config.steps or self.state.clock.over
 
     def _active(self, step: int) -> tuple[str, ...]:
         return tuple(name for name in self.state.optimizers if self.task.active(name, step))
+
+    def _work(self, step: int) -> str:
+        """Equal for steps that do the same operations: their optimizers, and what the task says of them."""
+        return " ".join(filter(None, (*self._active(step), self.task.work(step))))
 
     def _guarded_step(self, step: int) -> Mapping[str, float] | None:
         try:
@@ -206,6 +213,7 @@ class Trainer:
 
     def _skip(self, step: int, numbers: Mapping[str, float]) -> None:
         self.bad_steps += 1
+        self.state.clock.operations.leave_out()
         bad = {k: str(v) for k, v in numbers.items() if not math.isfinite(v)}
         line = {"step": step, "not_finite": bad, "seed": step_seed(self.seed, self.task.name, step)}
         with open(self.directory / "skipped.jsonl", "a", encoding="utf-8") as file:

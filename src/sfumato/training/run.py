@@ -88,7 +88,7 @@ class Run:
         if part.frozen:
             return self._frozen_first_stage(base)
         own_key = key(base, part.model, part.loss, part.train, part.init)
-        stage = Stage(self.out / "first_stage", own_key, part.train.steps, part.train.seconds)
+        stage = Stage(self.out / "first_stage", own_key, part.train.steps, part.train.seconds, part.train.flops)
         first = build_first_stage_seeded(self.config).to(self.device)
         if not isinstance(first, LearnedFirstStage):
             return first, {"steps": 0, "images_per_second": 0.0, "reconstruction": _perfect()}, stage.key
@@ -158,6 +158,7 @@ class Run:
             key(latent_key, part.model, part.conditioner, part.dropout, part.train, part.init, part.balance_by, part.balance),
             part.train.steps,
             part.train.seconds,
+            part.train.flops,
         )
         stage.open()
         target = self.out / "model"

@@ -13,8 +13,10 @@ from sfumato.config import to_dict
 from sfumato.io.files import read_table, write_json
 from sfumato.training.config import OptimConfig
 
-CADENCE = ("steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps", "seconds")
-"""Fields that do not make a stage another one. More steps, or more seconds, go on from where it stopped."""
+CADENCE = (
+    "steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps", "seconds", "flops",
+)  # fmt: skip
+"""Fields that do not make a stage another one. More steps, or a larger budget, go on from where it stopped."""
 
 ADDED: dict[str, dict[str, Any]] = {
     "vq": {"quantizer": None},
@@ -25,11 +27,12 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
     "coupling": {"coupling": "affine", "bins": 16, "bound": 4.0},
+    "optim": {"flops": 0.0},
 }
-"""By `kind` (data, loss and coupling: `DataConfig`, `FirstStageLossConfig` and `CouplingConfig`, which have none), fields that
-configs got after runs had been made without them, and the values that mean the same as none."""
+"""By `kind` (data, loss, coupling and optim: `DataConfig`, `FirstStageLossConfig`, `CouplingConfig` and `OptimConfig`, which
+have none), fields that configs got after runs had been made without them, and the values that mean the same as none."""
 
-_WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight", "coupling": "coupling"}
+_WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight", "coupling": "coupling", "optim": "accumulate"}
 
 
 def key(*parts: Any) -> str:
@@ -56,22 +59,30 @@ def _as_ever(data: Any) -> Any:
     return {name: _as_ever(value) for name, value in data.items() if name not in added or value != added[name]}
 
 
+_UNITS = {"seconds": "s", "flops": "flops"}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A folder of a run. `stage.json` keeps the key it was made with, `done.json` its results.
 
-    `goal`: the steps it is for. `seconds`: the time budget that may end it before, 0 for none.
+    `goal`: the steps it is for. `seconds`, `flops`: the budgets that may end it before, 0 for none.
     """
 
     directory: Path
     key: str
     goal: int = 0
     seconds: float = 0.0
+    flops: float = 0.0
 
     @property
     def version(self) -> str:
         """What later stages depend on: the key, and how far it was trained."""
-        return f"{self.key}-{self.goal}" + (f"-{self.seconds:g}s" if self.seconds > 0 else "")
+        return f"{self.key}-{self.goal}" + "".join(f"-{value:g}{_UNITS[name]}" for name, value in self._budgets.items())
+
+    @property
+    def _budgets(self) -> dict[str, float]:
+        return {name: value for name in _UNITS if (value := getattr(self, name)) > 0}
 
     def open(self) -> bool:
         """Make the folder ready; whatever another key left there is deleted. True when something was."""
@@ -85,19 +96,20 @@ class Stage:
         return stale
 
     def results(self) -> dict[str, Any] | None:
-        """What `finish` stored, if this stage is done up to its goal, or a budget as large as this one was spent on it."""
+        """What `finish` stored, if this stage is done up to its goal, or budgets as large as these were spent on it."""
         path = self.directory / "done.json"
         if not path.is_file():
             return None
         done = read_table(path)
         if done.get("key") != self.key or done.get("goal", 0) < self.goal:
             return None
-        spent, results = done.get("seconds", 0.0), done["results"]
-        enough = spent == 0 or 0 < self.seconds <= spent or results.get("steps", 0) >= self.goal
-        return results if enough else None
+        results = done["results"]
+        # which of two budgets ended it is not known: each of them has to be one that this stage has too
+        enough = all(0 < self._budgets.get(name, 0.0) <= done[name] for name in _UNITS if name in done)
+        return results if enough or results.get("steps", 0) >= self.goal else None
 
     def finish(self, results: dict[str, Any]) -> dict[str, Any]:
         """Mark as done."""
         done = {"key": self.key, "goal": self.goal, "results": results}
-        write_json(self.directory / "done.json", done | ({"seconds": self.seconds} if self.seconds > 0 else {}))
+        write_json(self.directory / "done.json", done | self._budgets)
         return results

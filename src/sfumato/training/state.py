@@ -35,7 +35,7 @@ class TrainState:
     def __init__(self, task: Task, config: OptimConfig, device: torch.device):
         self.task = task
         self.step = 0
-        self.clock = TrainingClock(config.seconds)
+        self.clock = TrainingClock(config.seconds, flops=config.flops)
         self.modules = dict(task.modules())
         tables = embedding_tables(self.modules.values())
         self.optimizers = {

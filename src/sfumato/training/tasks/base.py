@@ -54,6 +54,10 @@ class Task(ABC):
         """Equal for steps whose losses are the same function of their tensors; None for a step that is like no other."""
         return ""
 
+    def work(self, step: int) -> str:
+        """Equal for steps of the same optimizers that do the same floating-point operations; so are those of one phase."""
+        return ""
+
     def after_step(self, step: int, values: Mapping[str, float]) -> None:
         """Called after each applied step with the logged values of that step."""
 

@@ -114,6 +114,9 @@ class GanTask(Task):
     def phase(self, step: int) -> tuple[bool, bool]:
         return self.active("generator", step), self._penalised(step)
 
+    def work(self, step: int) -> str:
+        return "penalised" if self._penalised(step) and (self.config.r1 or self.config.r2) else ""
+
     def batch(self, step: int, config: OptimConfig, rng: torch.Generator) -> Batch:
         x, prepared = self.source.batch(step, config.batch_size, rng)
         return {"x": x, "prepared": prepared}
