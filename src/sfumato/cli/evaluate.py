@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an existing report")
     add("--reproduce", metavar="FILE.json", help="measure again as that report was, and say of every number whether it agrees")
     add("--reconstruction-only", action="store_true", help="measure the first stage and generate nothing")
+    add("--no-fd", action="store_true", help="leave the Frechet distance out, which takes 97 pictures a side")
     add("--bits", metavar="N", help="bits per dimension, or their bound, of at most N held-out pictures")
     add("--bits-steps", metavar="K", help="steps of the chain that is bounded (default: all of the schedule)")
     add("--fidelity", metavar="NAMES", help="standard scores by torch-fidelity: all, or some of fid,is,kid,prc")
@@ -82,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
     fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
-    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, asked.bits, asked.bits_steps, recorded)
+    bits, steps = asked.bits, asked.bits_steps
+    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, bits, steps, recorded, not asked.no_fd)
     with progress_bar(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
@@ -119,6 +121,7 @@ def read_asked(args: argparse.Namespace) -> Asked:
         seed=number("seed"),
         batch_size=number("batch_size"),
         reconstruction_only=args.reconstruction_only,
+        no_fd=args.no_fd,
         fidelity=() if args.fidelity is None else metrics_from_text(args.fidelity),
         bits=number("bits"),
         bits_steps=number("bits_steps"),
@@ -195,11 +198,12 @@ class Extras:
     bits: int | None = None
     bits_steps: int | None = None
     asked: Mapping[str, Any] | None = None
+    distance: bool = True
 
     def settings(self) -> dict[str, Any]:
-        """Of `Settings`, what the protocol decides."""
-        preset = self.preset
-        return {} if preset is None else {"repeat": preset.repeat, "num_resamples": preset.num_resamples}
+        """Of `Settings`, what the protocol and `--no-fd` decide."""
+        preset, chosen = self.preset, {"distance": self.distance}
+        return chosen if preset is None else {**chosen, "repeat": preset.repeat, "num_resamples": preset.num_resamples}
 
 
 def _report(
@@ -241,7 +245,7 @@ def measure(
     settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size, lpips=extras.lpips, **extras.settings())
     LIMITS.seed(request.seed, num or len(source.sets.held))
     if generate:
-        source.sets.check_count(num, settings.repeat)
+        source.sets.check_count(settings)
     bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, extras.bits_steps, request, progress)
     found: Evaluation = evaluate(
         pipeline.model.first_stage,

@@ -22,7 +22,8 @@ MOST = 100_000
 
 @dataclass(frozen=True)
 class Asked:
-    """None: left to the model, the protocol or the default. fidelity: standard scores; bits: pictures to measure bits on.
+    """None: left to the model, the protocol or the default. no_fd: no Frechet distance; fidelity: standard scores;
+    bits: pictures to measure bits on.
 
     Raises `InputError` on construction for values out of bounds.
     """
@@ -37,6 +38,7 @@ class Asked:
     seed: int | None = None
     batch_size: int | None = None
     reconstruction_only: bool = False
+    no_fd: bool = False
     fidelity: tuple[str, ...] = ()
     bits: int | None = None
     bits_steps: int | None = None

@@ -25,10 +25,10 @@ from sfumato.evaluation.reconstruction import Reconstructions, reconstruction
 from sfumato.evaluation.reference import ReferenceCache
 from sfumato.evaluation.report import Report, Row
 from sfumato.evaluation.rows import Run
-from sfumato.evaluation.settings import FEWEST, Generate, Progress, Sets, Settings
+from sfumato.evaluation.settings import Generate, Progress, Sets, Settings
 from sfumato.first_stages.base import Decoder, FirstStage
 
-__all__ = ["FEWEST", "Evaluation", "Generate", "Progress", "Sets", "Settings", "by_group", "evaluate"]
+__all__ = ["Evaluation", "Generate", "Progress", "Sets", "Settings", "by_group", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,13 @@ def evaluate(
     """Measure a model; without `generate` only its first stage, without an encoder only its pictures.
 
     `about` (model, sampler, steps, ...) goes into the manifest. bits: likelihood of held-out pictures. fidelity: the standard
-    scores, against `sets.rest`. Raises `InputError` where these are not to be had.
+    scores, against `sets.rest`. Raises `InputError` where these are not to be had, and, before anything is drawn, for too few
+    pictures for the Frechet distance (`Sets.check_count`).
     """
     if generate is None and not isinstance(first_stage, FirstStage):
         raise InputError("reconstruction: this model's first stage only decodes; there is nothing to measure without samples.")
+    if generate is not None:
+        sets.check_count(settings)
     run = Run(sets, settings, device, ReferenceCache(cache), progress or (lambda what, done, total: None))
     if fidelity is not None:
         _check_standard(fidelity, run, generate is not None, isinstance(first_stage, FirstStage))
@@ -116,7 +119,7 @@ def _reconstruct(first_stage: Decoder | None, run: Run, found: _Found) -> tuple[
     )
     ceiling = settings.scorer(made.pixels, device, settings.batch_size, run.told("features of reconstructions"))
     found.rows += run.reconstruction_rows(made) + run.reconstruction_distance(ceiling)
-    found.notes.append(run.perceptual_note())
+    found.notes += run.reconstruction_notes(len(made.pixels))
     return made, ceiling
 
 

@@ -32,9 +32,8 @@ from sfumato.metrics.frechet import frechet_distance, moments
 from sfumato.metrics.precision_recall import precision_recall
 from sfumato.studies.results import Score
 
-DIMENSIONS = 96  # of the features
-FEWEST = DIMENSIONS + 1
-"""Pictures a side below which a covariance of the features has no full rank."""
+DIMENSIONS, FEWEST = Scorer().dims, Scorer().fewest
+"""Of the features; pictures a side below which a covariance of the features has no full rank."""
 CLOSE = 0.05
 CHUNK = 512
 
