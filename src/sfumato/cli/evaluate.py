@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.caches import cache_folder
+from sfumato.cli.evaluate_bits import AskedBits
 from sfumato.errors import InputError
 from sfumato.generation.limits import LIMITS, number_from_text
 from sfumato.generation.output import checked_file, checked_path
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-fd", action="store_true", help="leave the Frechet distance out, which takes 97 pictures a side")
     add("--bits", metavar="N", help="bits per dimension, or their bound, of at most N held-out pictures")
     add("--bits-steps", metavar="K", help="steps of the chain that is bounded (default: all of the schedule)")
+    add("--bits-gaussian", action="store_true", help="a Gaussian around the decoder's answer, however the decoder learned")
     add("--fidelity", metavar="NAMES", help="standard scores by torch-fidelity: all, or some of fid,is,kid,prc")
     add("--inception", metavar="FILE", help="InceptionV3's weights for fid, is, kid (default: torch-fidelity fetches them)")
     add("--vgg", metavar="FILE", help="VGG16's weights, for prc (default: torchvision fetches them) and LPIPS")
@@ -83,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
     fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
-    bits, steps = asked.bits, asked.bits_steps
-    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, bits, steps, recorded, not asked.no_fd)
+    bits = None if asked.bits is None else AskedBits(asked.bits, asked.bits_steps, asked.bits_gaussian)
+    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, bits, recorded, not asked.no_fd)
     with progress_bar(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
@@ -125,6 +127,7 @@ def read_asked(args: argparse.Namespace) -> Asked:
         fidelity=() if args.fidelity is None else metrics_from_text(args.fidelity),
         bits=number("bits"),
         bits_steps=number("bits_steps"),
+        bits_gaussian=args.bits_gaussian,
     )
 
 
@@ -195,8 +198,7 @@ class Extras:
     fidelity: Fidelity | None = None
     lpips: PerceptualLoss | None = None
     lpips_hashes: Mapping[str, str] = field(default_factory=dict)
-    bits: int | None = None
-    bits_steps: int | None = None
+    bits: AskedBits | None = None
     asked: Mapping[str, Any] | None = None
     distance: bool = True
 
@@ -246,7 +248,7 @@ def measure(
     LIMITS.seed(request.seed, num or len(source.sets.held))
     if generate:
         source.sets.check_count(settings)
-    bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, extras.bits_steps, request, progress)
+    bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, request, progress)
     found: Evaluation = evaluate(
         pipeline.model.first_stage,
         source.sets,

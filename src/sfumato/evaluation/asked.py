@@ -42,6 +42,7 @@ class Asked:
     fidelity: tuple[str, ...] = ()
     bits: int | None = None
     bits_steps: int | None = None
+    bits_gaussian: bool = False
 
     def __post_init__(self) -> None:
         checks: dict[str, Callable[[object], object]] = {
@@ -62,6 +63,8 @@ class Asked:
             raise unknown("split", self.split[:40], SPLITS)
         if self.bits_steps is not None and self.bits is None:
             raise InputError("bits_steps is for bits; give --bits too.")
+        if self.bits_gaussian and self.bits is None:
+            raise InputError("bits_gaussian is for bits; give --bits too.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what was not asked."""

@@ -55,7 +55,7 @@ def evaluate(
     cache: Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    bits: Callable[[EvaluationData], Bits] | None = None,
+    bits: Callable[[EvaluationData], Sequence[Bits]] | None = None,
     fidelity: Fidelity | None = None,
 ) -> Evaluation:
     """Measure a model; without `generate` only its first stage, without an encoder only its pictures.
@@ -86,9 +86,10 @@ def evaluate(
             found.notes.append("Retrieval@1 is left out: captions do not say which picture of a group is meant.")
         found.notes += run.distribution_notes(features)
     if bits is not None:
-        spent = bits(sets.held)
-        found.rows.append(Row.of(run.mean(spent.values), spent.key, spent.label, len(spent.values), "lower", unit="bits"))
-        found.notes.append(spent.how)
+        for spent in bits(sets.held):
+            row = Row.of(run.mean(spent.values), spent.key, spent.label, len(spent.values), "lower", unit="bits")
+            found.rows.append(row)
+            found.notes.append(spent.how)
     about = dict(about or {})
     if fidelity is not None:
         about["fidelity"] = _standard(fidelity, run, generated, made, found)
