@@ -21,6 +21,7 @@ from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.errors import InputError
 from sfumato.evaluation.decoder import DecoderLoss, fitted_variance
 from sfumato.evaluation.likelihood import BitSettings, Kind, measure_bits
+from sfumato.evaluation.source import read_split
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
 from sfumato.generation.pipeline import Pipeline, load
@@ -33,6 +34,7 @@ from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.recipes import families
 from sfumato.recipes.families import tiny_family
+from sfumato.studies.bits import held_out_bits
 from sfumato.training.card import card, config_of
 from sfumato.training.config import FirstStageLossConfig
 
@@ -86,6 +88,15 @@ def report_of(pipeline: Pipeline, folder: Path, **extras: Any) -> Any:
     return measure(pipeline, folder, draft, None, None, None, None, False, Extras(**extras))
 
 
+def pictures(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training pictures, one of the six of which validates, and those of the test."""
+    parts, found = read_split(folder), []
+    for records in (parts.train, parts.test):
+        each = [torch.from_numpy(np.array(Image.open(folder / r.name))).permute(2, 0, 1) for r in records]
+        found.append(torch.stack(each))
+    return found[0], found[1]
+
+
 def test_a_vae_is_measured_with_the_variance_of_training_pictures(folder: Path) -> None:
     pipeline = vae()
     report = report_of(pipeline, folder, bits=AskedBits(5))
@@ -93,15 +104,25 @@ def test_a_vae_is_measured_with_the_variance_of_training_pictures(folder: Path) 
     assert row.count == 5
     assert "importance-weighted bound of 64 draws" in " ".join(report.notes)
     assert "it was trained in a way that is not known" in " ".join(report.notes)
-    train, test = (
-        torch.stack([torch.from_numpy(np.array(Image.open(folder / f"{part}{i}.png"))).permute(2, 0, 1) for i in range(n)])
-        for part, n in (("train", 6), ("test", 5))
-    )
+    train, test = pictures(folder)
     stage, prior = pipeline.model.first_stage, pipeline.model.prior
-    # 5 of the 6 training pictures are taken; which ones moves the variance of noise pictures little
     settings = BitSettings(variance=fitted_variance(stage, train))
     wanted = measure_bits(stage, prior, test, lambda part: condition(pipeline, [""] * len(test[part])), settings)
-    assert row.value == pytest.approx(float(wanted.values.mean()), rel=0.01)
+    assert row.value == pytest.approx(float(wanted.values.mean()), rel=1e-6)
+    assert report.manifest["fit"]["count"] == 5
+    draft = Draft(prompts=("",), seed=0)
+    few = measure(pipeline, folder, draft, None, 2, None, None, False, Extras(bits=AskedBits(5)))
+    assert few.manifest["fit"]["count"] == 5  # all training pictures, however few are drawn
+    assert few.manifest["data"]["rest"]["count"] == 2
+    assert few["bits_per_dimension"].value == row.value
+
+
+def test_evaluate_and_compare_have_the_same_bits(folder: Path) -> None:
+    pipeline = vae()
+    train, test = pictures(folder)
+    same = held_out_bits(pipeline.model, test, train, DecoderLoss.unknown, batch_size=16)
+    row = report_of(pipeline, folder, bits=AskedBits(5))["bits_per_dimension"]
+    assert float(same.values.mean()) == pytest.approx(row.value, rel=1e-6)
 
 
 def test_what_is_undefined_or_has_no_chain_is_refused_before_anything_runs(folder: Path) -> None:

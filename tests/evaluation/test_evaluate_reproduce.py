@@ -197,7 +197,7 @@ def test_protocols_are_frozen() -> None:
         (["--eta", "1", "--sampler", "euler"], "--eta 1 is for the sampler ddim"),
         (["--num", "100001"], "from 1 to 100000"),
         (["--bits-steps", "5"], "--bits"),
-        (["--bits", "4", "--no-fd"], "undefined for this model: a diffusion prior over a first stage's latents"),
+        (["--bits", "4"], "undefined for this model: a diffusion prior over a first stage's latents"),
         (["--fidelity", "fidd"], "did you mean 'fid'"),
         (["--inception", "nowhere.pth"], "no such file"),
         (["--lpips", __file__], "--vgg"),

@@ -237,13 +237,14 @@ def measure(
     extras: Extras | None = None,
 ) -> Any:
     """The report of a loaded model on a data set."""
-    from sfumato.cli.evaluate_bits import bits_of
+    from sfumato.cli.evaluate_bits import bits_of, fitted_to
     from sfumato.evaluation.protocol import Settings, evaluate
 
     extras = extras or Extras()
     request = pipeline.request(draft)
     made = generator(pipeline, draft, extras.eta) if generate else None
-    source = read_source(pipeline, data, split, num, request.seed, _reference_count(extras))
+    fit = fitted_to(pipeline, extras.bits)
+    source = read_source(pipeline, data, split, num, request.seed, _reference_count(extras), fit)
     settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size, lpips=extras.lpips, **extras.settings())
     LIMITS.seed(request.seed, num or len(source.sets.held))
     if generate:
@@ -270,7 +271,7 @@ def _reference_count(extras: Extras) -> int | None:
 
 
 def read_source(
-    pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int, rest: int | None = None
+    pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int, rest: int | None = None, fit: int = 0
 ) -> Source:
     """The data set in the shape and the words of the model."""
     from sfumato.conditioners.label import ClassLabel
@@ -286,7 +287,7 @@ def read_source(
         return record.label or "" if isinstance(model.conditioner, ClassLabel) else caption_of(record)
 
     shape = (model.first_stage.channels, *model.image_size)
-    return read_sets(data, shape, name=split, num=num, say=say, seed=seed, rest=rest)
+    return read_sets(data, shape, name=split, num=num, say=say, seed=seed, rest=rest, fit=fit)
 
 
 def generator(pipeline: Pipeline, draft: Draft, eta: float | None = None) -> Generate:
@@ -323,7 +324,7 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
     """What the manifest says of the model, the sampling and the data."""
     from sfumato.generation.settings import has_sampler
 
-    stepped = has_sampler(pipeline.model.prior)
+    stepped, fit = has_sampler(pipeline.model.prior), source.fit
     return {
         "model": {"name": pipeline.name, "weights_sha256_10": pipeline.hash},
         "sampling": {
@@ -336,6 +337,7 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
         "asked": dict(extras.asked or {}),
         **({"lpips": dict(extras.lpips_hashes)} if extras.lpips_hashes else {}),
+        **({"fit": {"count": len(fit), "pixels_sha256": fit.fingerprint}} if fit is not None else {}),
     }
 
 

@@ -31,7 +31,7 @@ class AskedBits:
 def bits_of(
     pipeline: Pipeline, source: Source, asked: AskedBits, request: Request, progress: Progress | None
 ) -> Callable[[EvaluationData], Sequence[Bits]]:
-    """What `evaluate` asks for bits. Raises `InputError` at once where they are undefined."""
+    """What `evaluate` asks for bits, of a source with `fitted_to` pictures. Raises `InputError` where they are undefined."""
     from sfumato.evaluation.data import choose
     from sfumato.evaluation.likelihood import Kind, kinds_of, measure_bits
 
@@ -63,6 +63,17 @@ def bits_of(
     return measured
 
 
+def fitted_to(pipeline: Pipeline, asked: AskedBits | None) -> int:
+    """How many training pictures these bits want a variance fitted to. Raises `InputError` where they are undefined."""
+    from sfumato.evaluation.decoder import NUM_FITTED
+    from sfumato.evaluation.likelihood import GAUSSIAN, kinds_of
+
+    if asked is None:
+        return 0
+    kinds = kinds_of(pipeline.model.first_stage, pipeline.model.prior, decoder_of(pipeline, asked.gaussian))
+    return NUM_FITTED if kinds[-1] in GAUSSIAN else 0
+
+
 def decoder_of(pipeline: Pipeline, asked: bool = False) -> DecoderLoss:
     """What a model's card says of its decoder's training, or what was asked."""
     from sfumato.evaluation.decoder import DecoderLoss
@@ -80,8 +91,7 @@ def _settings(
     pipeline: Pipeline, source: Source, asked: AskedBits, kinds: Sequence[Kind], decoder: DecoderLoss, request: Request
 ) -> BitSettings:
     """The chain's plan, or the variance of a decoder from training pictures."""
-    from sfumato.evaluation.data import choose
-    from sfumato.evaluation.decoder import NUM_FITTED, fitted_variance
+    from sfumato.evaluation.decoder import fitted_variance
     from sfumato.evaluation.likelihood import GAUSSIAN, BitSettings, Kind
     from sfumato.explain.rate_distortion import log_plan
     from sfumato.first_stages.base import FirstStage
@@ -95,12 +105,10 @@ def _settings(
         times = log_plan(model.prior.denoiser.schedule, asked.steps)
     if kinds[-1] in GAUSSIAN:
         assert isinstance(model.first_stage, FirstStage)
-        rest = source.sets.rest
-        if rest is None:
+        if source.fit is None:
             raise InputError("--bits fit the variance of this decoder to training pictures, and this data has none.")
-        pixels = rest.pixels[choose(len(rest), NUM_FITTED, request.seed)]
         same = {"seed": request.seed, "batch_size": request.batch_size}
-        variance = fitted_variance(model.first_stage, pixels, device=pipeline.device, **same)
+        variance = fitted_variance(model.first_stage, source.fit.pixels, device=pipeline.device, **same)
     elif asked.gaussian:
         raise InputError(f"--bits-gaussian is for the decoder of a KL or VQ first stage, and these bits are {kinds[-1].value}.")
     return BitSettings(request.seed, request.batch_size, times, variance=variance, decoder=decoder)

@@ -3,10 +3,10 @@
     P(x | z) = prod_i integral over the bin of x_i of N(D(z)_i, sigma^2)
 
 open at both ends (Ho, Jain & Abbeel 2020, arXiv 2006.11239, eq. 13), with one variance for all pixels: the mean squared error
-of training pictures, the likeliest one (Rybkin, Daniilidis & Levine 2020, arXiv 2006.13202, section 3). It sums to one over all
-8-bit pictures whatever D and sigma are, so that what it bounds is a likelihood. Squared error is its negative logarithm up to
-constants and the width of a bin: a decoder that learned from that alone is this density. One that learned from a perceptual
-distance, a critic or an absolute error is the mean of no Gaussian, and is taken for one only when asked.
+of training pictures, of a density the likeliest one (Rybkin, Daniilidis & Levine 2020, arXiv 2006.13202, section 3). It sums to
+one over all 8-bit pictures whatever D and sigma are, so that what it bounds is a likelihood. Between the ends, squared error is
+its negative logarithm up to constants and the width of a bin: a decoder that learned from that alone is this density. One that
+learned from a perceptual distance, a critic or an absolute error is the mean of no Gaussian, and is one only when asked.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class EightBitGaussian:
 def fitted_variance(
     first_stage: FirstStage, pixels: Tensor, *, seed: int = 0, batch_size: int = 16, device: torch.device | str = "cpu"
 ) -> float:
-    """The likeliest variance of a decoder's Gaussian, on [-1, 1]: the mean squared error of training pictures (N, C, H, W)
+    """The variance of a decoder's Gaussian, on [-1, 1]: the mean squared error of training pictures (N, C, H, W)
     uint8, each by its codes or by one sample of q(z | x). Never below that of rounding to 8 bits."""
     total = 0.0
     for part in batches(len(pixels), batch_size):

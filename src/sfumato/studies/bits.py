@@ -37,7 +37,7 @@ def held_out_bits(
         times = log_plan(prior.denoiser.schedule, steps)
     if kind in GAUSSIAN:
         assert isinstance(first, FirstStage)
-        pixels = training[choose(len(training), NUM_FITTED, seed)]
+        pixels = training[choose(len(training), NUM_FITTED, 0)]  # the same for all seeds, as `evaluate` takes them
         variance = fitted_variance(first, pixels, seed=seed, batch_size=batch_size, device=device)
     settings = BitSettings(seed, batch_size, times, variance=variance, decoder=decoder)
     return measure_bits(first, prior, held_out, lambda part: Conditioning(), settings, kind=kind, device=device)
