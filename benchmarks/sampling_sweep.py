@@ -1,7 +1,7 @@
 """Guidance, steps, sampler and guidance interval on validation pairs: quality and seconds of every combination.
 
     python benchmarks/sampling_sweep.py --data emoji --out sweep.json [--model emoji] [--guidance 1.5 2 3 4 6]
-        [--steps 6 10 20] [--samplers dpmpp_2m euler] [--intervals none 0.2-0.9] [--num N] [--device auto]
+        [--steps 6 10 20] [--samplers dpmpp_2m euler] [--intervals none 0.2-0.9] [--num N] [--no-fd] [--device auto]
 
 Every cell is one `sfumato evaluate` on the same pairs with the same seeds, at the settings of that cell; its row is printed,
 and FILE.json and FILE.md are written, as soon as it is done. Cells that are in FILE.json already are not measured again, so
@@ -57,7 +57,9 @@ def with_interval(pipeline: Pipeline, where: Interval) -> Pipeline:
     return Pipeline(dataclasses.replace(pipeline.loaded, defaults=defaults), pipeline.device)
 
 
-def measure(pipeline: Pipeline, source: Source, num: int | None, seed: int, batch_size: int, **asked: Any) -> dict[str, Any]:
+def measure(
+    pipeline: Pipeline, source: Source, num: int | None, seed: int, batch_size: int, distance: bool = True, **asked: Any
+) -> dict[str, Any]:
     """One cell: what the protocol says, and seconds a picture."""
     from sfumato.cli.evaluate import default_cache, generator
     from sfumato.evaluation.protocol import Settings, evaluate
@@ -73,7 +75,7 @@ def measure(pipeline: Pipeline, source: Source, num: int | None, seed: int, batc
         seconds, count = seconds + time.perf_counter() - start, count + len(made)
         return made
 
-    settings = Settings(num=num, seed=seed, batch_size=batch_size)
+    settings = Settings(num=num, seed=seed, batch_size=batch_size, distance=distance)
     found = evaluate(
         pipeline.model.first_stage, source.sets, settings, timed, device=pipeline.device, cache=default_cache()
     ).report
@@ -129,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--samplers", nargs="+", help="default: the model's")
     add("--intervals", nargs="+", type=interval, help="none, or LOW-HIGH in t (default: the model's)")
     add("--num", type=int, help="pairs (default: all of the split)")
+    add("--no-fd", action="store_true", help="leave the Frechet distance out, which takes 97 pairs")
     add("--split", choices=("validation", "test"), default="validation")
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=64)
@@ -141,7 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = sfumato.load(args.model, args.device)
     source = read_source(pipeline, args.data, args.split, args.num, args.seed)
     about = {"model": pipeline.hash, "split": args.split, "pairs": source.sets.held.fingerprint[:10], "num": args.num or "all"}
-    kept = opened(args.out, about | {"seed": args.seed, "device": pipeline.device.type})
+    about |= {"seed": args.seed, "device": pipeline.device.type} | ({"frechet": "left out"} if args.no_fd else {})
+    kept = opened(args.out, about)
     defaults = pipeline.loaded.defaults
     grid = itertools.product(
         args.samplers or [defaults.sampler], args.steps, args.guidance, args.intervals or [defaults.guidance_interval]
@@ -152,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         if name not in kept["cells"]:
             settings = {"sampler": sampler, "steps": steps, "guidance": guidance}
             cell = with_interval(pipeline, where)
-            found = measure(cell, source, args.num, args.seed, args.batch_size, **settings)
+            found = measure(cell, source, args.num, args.seed, args.batch_size, not args.no_fd, **settings)
             kept["cells"][name] = {"asked": {**settings, "interval": where}, "found": found}
             write_json(args.out, kept)
             write_bytes(args.out.with_suffix(".md"), page(kept).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.cli.evaluate import measure
+from sfumato.cli.evaluate import Extras, measure
 from sfumato.errors import InputError
+from sfumato.evaluation import scoring
 from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
 from sfumato.interop import choose
@@ -248,6 +250,7 @@ def test_sampling_sweep(directory, tmp_path, monkeypatch, capsys):
     data = write_folder(tmp_path / "data", 40)
     module = script("sampling_sweep")
     arguments = ["--data", str(data), "--model", str(directory), "--device=cpu", "--steps", "2", "--guidance", "1", "3"]
+    arguments.append("--no-fd")
     out = tmp_path / "sweep.json"
     found = numbers(module, out, *arguments)["cells"]
     assert list(found) == ["dpmpp_2m, 2 steps, guidance 1, everywhere", "dpmpp_2m, 2 steps, guidance 3, everywhere"]
@@ -272,10 +275,14 @@ def test_sweep_measures_what_evaluate_does(directory, tmp_path, monkeypatch):
     data = write_folder(tmp_path / "data", 200)  # 10 for validation
     pipeline = load(directory, "cpu")
     arguments = ["--data", str(data), "--model", str(directory), "--device=cpu", "--steps=2", "--guidance=3", "--num=9"]
+    arguments.append("--no-fd")
     [cell] = numbers(script("sampling_sweep"), tmp_path / "sweep.json", *arguments)["cells"].values()
     draft = Draft(prompts=("",), seed=0, steps=2, guidance=3.0, batch_size=64)
-    report = measure(pipeline, data, draft, "validation", 9, None, None)
-    assert cell["found"]["fd_ratio"][0] == pytest.approx(report["fd_ratio"].value)
+    report = measure(pipeline, data, draft, "validation", 9, None, None, extras=Extras(distance=False))
+    assert cell["found"]["fd_ratio"] is None
+    for key in ("retrieval", "precision", "recall"):
+        row = report[key]
+        assert cell["found"][key] == pytest.approx([row.value, row.low, row.high])
     assert cell["found"]["pictures"] == 9
 
 
@@ -319,15 +326,16 @@ def test_training_speed_counts_the_losses_and_not_the_optimizer(monkeypatch):
     assert counts[0] == counts[1] > 0
 
 
-def test_distortions(tmp_path):
-    """Small noise has no order to keep, which is exit code 1; the numbers are there all the same."""
-    folder, out = write_folder(tmp_path / "data", 24, kind="none"), tmp_path / "out.json"
+def test_distortions(tmp_path, monkeypatch):
+    """Small noise has no order to keep, which is exit code 1; the numbers are there. 24 features want 25 pictures."""
+    monkeypatch.setattr(scoring, "Scorer", functools.partial(scoring.Scorer, "block2", None))
+    folder, out = write_folder(tmp_path / "data", 60, kind="none"), tmp_path / "out.json"
     rows = [{"file_name": path.name, "split": ("test", "train")[i % 2]} for i, path in enumerate(sorted(folder.glob("*.png")))]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with contextlib.suppress(SystemExit):
-        script("distortions").main(["--data", str(folder), "--size=16", "--num=12", "--out", str(out)])
+        script("distortions").main(["--data", str(folder), "--size=16", "--num=25", "--out", str(out)])
     found = json.loads(out.read_text())
-    assert found["num"] == 12
+    assert found["num"] == 25
     assert [one["distortion"] for one in found["rankings"]] == ["blur", "noise", "JPEG", "mosaic"]
     assert all(len(one["fd"]) == len(one["kd"]) == 5 for one in found["rankings"])
     assert len({one["fd"][0] for one in found["rankings"]}) == 1

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.cli.evaluate import measure
+from sfumato.cli.evaluate import Extras, measure
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
 from sfumato.generation.pipeline import Pipeline, load
@@ -133,7 +133,8 @@ def test_unseen_pairs(kind, models, folder, tmp_path):
 
 def test_pairs_by_rank_are_those_that_evaluate_scores(models, folder, tmp_path, pipeline):
     _, lines = run("unseen_pairs", tmp_path / "a.png", models["rgb"], "--data", folder, "--by=rank", "--seed=5")
-    report = measure(pipeline, folder, Draft(prompts=("",), seed=5), "test", None, None, None)
+    without = Extras(distance=False)
+    report = measure(pipeline, folder, Draft(prompts=("",), seed=5), "test", None, None, None, extras=without)
     assert f"retrieval@1 {report['retrieval'].value:.3f} of 12 pairs" in "\n".join(lines)
     for style, value in report.groups.items():
         assert f"{style:20} {value:.3f} of 6" in lines

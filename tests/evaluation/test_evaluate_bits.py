@@ -8,8 +8,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from oracles import GaussianData
@@ -18,9 +20,20 @@ from sfumato.diffusion.bounds import bound
 from sfumato.diffusion.forward import Learned
 from sfumato.diffusion.schedule import ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
-from sfumato.evaluation.likelihood import LEAST_VARIANCE, BitSettings, Kind, fitted_variance, kind_of, measure_bits
+from sfumato.evaluation.decoder import LEAST_VARIANCE, DecoderLoss, EightBitGaussian, fitted_variance
+from sfumato.evaluation.likelihood import (
+    NO_GAUSSIAN,
+    UNKNOWN_DECODER,
+    BitSettings,
+    Kind,
+    UndefinedBits,
+    kind_of,
+    kinds_of,
+    measure_bits,
+    pixel_kind,
+)
 from sfumato.explain.rate_distortion import log_plan
-from sfumato.first_stages.base import Decoder
+from sfumato.first_stages.base import CodesFace, Decoder
 from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
@@ -101,7 +114,8 @@ def test_a_uniform_model_of_pixels_has_eight_bits_and_of_codes_the_logarithm_of_
     codes = measure_bits(vq(), autoregressive(60, factor=2, shake=0.0), x, nothing)
     torch.testing.assert_close(codes.values, torch.full((3,), math.log2(60), dtype=torch.float64), atol=1e-5, rtol=0)
     assert (codes.key, codes.label) == ("bits_per_code", "bits per code")
-    assert "undefined" in codes.how
+    assert codes.how.startswith("Bits per code are exact")
+    assert f"undefined: {UNKNOWN_DECODER}; --bits-gaussian" in codes.how
     network = AutoencoderConfig(channels=8, multipliers=(1, 1), num_res_blocks=1, latent_channels=4, double_moments=False)
     small = PixelCNNConfig(60, dim=6, depth=1)
     two = HierarchicalPrior(
@@ -274,6 +288,112 @@ UNDEFINED: list[tuple[Callable[[], tuple[Decoder, Any]], str]] = [
 @pytest.mark.parametrize(("pair", "word"), UNDEFINED)
 def test_undefined_bits_say_why(pair: Callable[[], tuple[Decoder, Any]], word: str) -> None:
     first_stage, prior = pair()
-    with pytest.raises(InputError, match="undefined for this model") as error:
-        kind_of(first_stage, prior)
-    assert word in str(error.value)
+    for decide in (kind_of, kinds_of, pixel_kind):
+        with pytest.raises(UndefinedBits, match="undefined for this model") as error:
+            decide(first_stage, prior)
+        assert word in error.value.why
+        assert str(error.value).endswith(f"{error.value.why}; leave --bits out.")
+
+
+class Levels(CodesFace):
+    """Each pixel's nearest of four greys."""
+
+    preview = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent, self.channels, self.greys = Codes((1,), 4), 1, torch.tensor([-0.9, -0.2, 0.3, 1.1])
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x[:, 0, ..., None] - self.greys).abs().argmin(-1)  # (B, 1, H, W) -> (B, H, W)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.greys[z][:, None]
+
+
+class Greys(VQFirstStage):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.channels, self.face = 1, Levels()
+
+    def codes(self) -> Levels:  # type: ignore[override]
+        return self.face
+
+
+def pairs_of_greys() -> Tensor:
+    """All pictures of two 8-bit pixels: (65536, 1, 1, 2)."""
+    return torch.cartesian_prod(torch.arange(256), torch.arange(256)).byte().view(-1, 1, 1, 2)
+
+
+def test_bits_through_codes_bound_those_of_the_sum_over_all_codes() -> None:
+    """Pictures of two pixels and four codes a pixel: P(x) = sum over 16 codes, and all 65,536 pictures are there."""
+    stage, prior, variance, x = Greys(), autoregressive(4), 0.04, pairs_of_greys()
+    settings = BitSettings(variance=variance, batch_size=8192, decoder=DecoderLoss.squared)
+    found = measure_bits(stage, prior, x, nothing, settings, kind=Kind.through_codes)
+    assert (found.key, found.label) == ("bits_per_dimension", "bits per dimension (bound)")
+    codes = torch.cartesian_prod(torch.arange(4), torch.arange(4)).view(16, 1, 2)
+    with torch.no_grad():
+        of_codes = prior.log_prob(codes, NONE).double().exp().numpy()
+    assert of_codes.sum() == pytest.approx(1, abs=1e-5)
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
+    greys = stage.face.greys.double().numpy()
+    given = np.diff(norm.cdf(edges, greys[:, None], math.sqrt(variance)))  # (4, 256): P(pixel | code), open at both ends
+    first, second = codes[:, 0].T.numpy()
+    joint = np.einsum("k,ka,kb->kab", of_codes, given[first], given[second]).reshape(16, -1)
+    exact = joint.sum(0)
+    assert exact.sum() == pytest.approx(1, abs=1e-5)
+    bound = found.values.numpy()
+    assert (2 * bound >= -np.log2(exact) - 1e-5).all()
+    assert (2.0 ** (-2 * bound)).sum() < 1
+    own = stage.face.encode(to_unit(x)).flatten(1).numpy() @ [4, 1]  # which of the 16
+    np.testing.assert_allclose(2 * bound, -np.log2(joint[own, np.arange(65536)]), atol=1e-4)
+
+
+def test_pixels_through_codes_cost_the_codes_and_what_they_leave_out() -> None:
+    x, variance = pixels(3, 1, 1, 2), 0.1
+    stage, prior = Greys(), autoregressive(4)
+    settings = BitSettings(variance=variance, decoder=DecoderLoss.squared)
+    codes, through = (measure_bits(stage, prior, x, nothing, settings, kind=k) for k in (Kind.codes, Kind.through_codes))
+    rest = EightBitGaussian(variance)(to_unit(x), stage.face.decode(stage.face.encode(to_unit(x))))
+    torch.testing.assert_close(through.values, codes.values - rest / (2 * math.log(2)), atol=1e-6, rtol=0)
+    assert codes.how == "Bits per code are exact, of the first stage's codes. Those of pixels are beside them."
+    assert "trained by squared error alone" in through.how
+    with pytest.raises(InputError, match="fitted_variance"):
+        measure_bits(stage, prior, x, nothing, kind=Kind.through_codes)
+
+
+def test_the_variance_of_codes_is_that_of_their_decoding() -> None:
+    x = pixels(64, 1, 1, 2)
+    unit = x.double() / 127.5 - 1
+    nearest = (unit[..., None] - Levels().greys.double()).abs().min(-1).values
+    assert fitted_variance(Greys(), x, batch_size=10) == pytest.approx(float(nearest.square().mean()), rel=1e-5)
+
+
+def test_the_density_of_a_decoder_sums_to_one_wherever_its_answer_is() -> None:
+    """Over the 256 values of a pixel, for answers inside and far outside of [-1, 1]."""
+    x = torch.arange(256).double().view(-1, 1) / 127.5 - 1
+    for answer in (0.0, -1.0, 0.999, 3.0, -40.0):
+        for variance in (LEAST_VARIANCE, 0.01, 4.0):
+            log_prob = EightBitGaussian(variance)(x, torch.full((256, 1), answer))
+            assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_training_of_the_decoder_decides_about_pixels() -> None:
+    normal, codes = NormalPrior(NormalConfig(), Grid(4, 2)), autoregressive(60, factor=2)
+    for loss in DecoderLoss:
+        known = loss.gaussian
+        kinds = (Kind.codes, Kind.through_codes) if known else (Kind.codes,)
+        assert kinds_of(vq(), codes, loss) == kinds
+        assert kinds_of(identity(), autoregressive(256), loss) == (Kind.pixels,)
+        if loss is DecoderLoss.other:
+            with pytest.raises(UndefinedBits, match=r"more than squared error.*--bits-gaussian"):
+                kinds_of(kl(), normal, loss)
+        else:
+            assert kinds_of(kl(), normal, loss) == (Kind.importance,)
+        if known:
+            assert pixel_kind(vq(), codes, loss) is Kind.through_codes
+        else:
+            with pytest.raises(UndefinedBits) as error:
+                pixel_kind(vq(), codes, loss)
+            assert error.value.why == (NO_GAUSSIAN if loss is DecoderLoss.other else UNKNOWN_DECODER)
+    assert [DecoderLoss.of(v) for v in (True, False, None)] == [DecoderLoss.squared, DecoderLoss.other, DecoderLoss.unknown]

@@ -15,15 +15,18 @@ from PIL import Image
 import tiny_models
 from sfumato.build import ModelConfig
 from sfumato.cli.evaluate import Extras, measure
-from sfumato.cli.evaluate_bits import condition
+from sfumato.cli.evaluate_bits import AskedBits, condition, decoder_of
 from sfumato.cli.main import main
 from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.errors import InputError
-from sfumato.evaluation.likelihood import BitSettings, Kind, fitted_variance, measure_bits
+from sfumato.evaluation.decoder import DecoderLoss, fitted_variance
+from sfumato.evaluation.likelihood import BitSettings, Kind, measure_bits
+from sfumato.evaluation.source import read_split
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.kl import KLConfig, KLFirstStage
-from sfumato.generation.pipeline import Pipeline
+from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
+from sfumato.io.pretrained import save_pretrained
 from sfumato.model import LatentModel
 from sfumato.networks.conv_autoencoder import AutoencoderConfig
 from sfumato.networks.unet import UNetConfig
@@ -31,6 +34,9 @@ from sfumato.priors.diffusion import DiffusionConfig
 from sfumato.priors.normal import NormalConfig, NormalPrior
 from sfumato.recipes import families
 from sfumato.recipes.families import tiny_family
+from sfumato.studies.bits import held_out_bits
+from sfumato.training.card import card, config_of
+from sfumato.training.config import FirstStageLossConfig
 
 PIXELS = ModelConfig(
     IdentityConfig(3),
@@ -82,29 +88,120 @@ def report_of(pipeline: Pipeline, folder: Path, **extras: Any) -> Any:
     return measure(pipeline, folder, draft, None, None, None, None, False, Extras(**extras))
 
 
+def pictures(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training pictures, one of the six of which validates, and those of the test."""
+    parts, found = read_split(folder), []
+    for records in (parts.train, parts.test):
+        each = [torch.from_numpy(np.array(Image.open(folder / r.name))).permute(2, 0, 1) for r in records]
+        found.append(torch.stack(each))
+    return found[0], found[1]
+
+
 def test_a_vae_is_measured_with_the_variance_of_training_pictures(folder: Path) -> None:
     pipeline = vae()
-    report = report_of(pipeline, folder, bits=5)
+    report = report_of(pipeline, folder, bits=AskedBits(5))
     row = report["bits_per_dimension"]
     assert row.count == 5
-    assert "importance-weighted bound of 16 draws" in " ".join(report.notes)
-    train, test = (
-        torch.stack([torch.from_numpy(np.array(Image.open(folder / f"{part}{i}.png"))).permute(2, 0, 1) for i in range(n)])
-        for part, n in (("train", 6), ("test", 5))
-    )
+    assert "importance-weighted bound of 64 draws" in " ".join(report.notes)
+    assert "it was trained in a way that is not known" in " ".join(report.notes)
+    train, test = pictures(folder)
     stage, prior = pipeline.model.first_stage, pipeline.model.prior
-    # 5 of the 6 training pictures are taken; which ones moves the variance of noise pictures little
     settings = BitSettings(variance=fitted_variance(stage, train))
     wanted = measure_bits(stage, prior, test, lambda part: condition(pipeline, [""] * len(test[part])), settings)
-    assert row.value == pytest.approx(float(wanted.values.mean()), rel=0.01)
+    assert row.value == pytest.approx(float(wanted.values.mean()), rel=1e-6)
+    assert report.manifest["fit"]["count"] == 5
+    draft = Draft(prompts=("",), seed=0)
+    few = measure(pipeline, folder, draft, None, 2, None, None, False, Extras(bits=AskedBits(5)))
+    assert few.manifest["fit"]["count"] == 5  # all training pictures, however few are drawn
+    assert few.manifest["data"]["rest"]["count"] == 2
+    assert few["bits_per_dimension"].value == row.value
+
+
+def test_evaluate_and_compare_have_the_same_bits(folder: Path) -> None:
+    pipeline = vae()
+    train, test = pictures(folder)
+    same = held_out_bits(pipeline.model, test, train, DecoderLoss.unknown, batch_size=16)
+    row = report_of(pipeline, folder, bits=AskedBits(5))["bits_per_dimension"]
+    assert float(same.values.mean()) == pytest.approx(row.value, rel=1e-6)
 
 
 def test_what_is_undefined_or_has_no_chain_is_refused_before_anything_runs(folder: Path) -> None:
     with pytest.raises(InputError, match="--bits-steps is for a diffusion chain, and these bits are a bound, importance"):
-        report_of(vae(), folder, bits=5, bits_steps=9)
+        report_of(vae(), folder, bits=AskedBits(5, steps=9))
     latent = Pipeline(tiny_models.loaded(tiny_models.text_config()), torch.device("cpu"))
     with pytest.raises(InputError, match="undefined for this model"):
-        report_of(latent, folder, bits=5)
+        report_of(latent, folder, bits=AskedBits(5))
+    pixels = Pipeline(tiny_models.loaded(PIXELS), torch.device("cpu"))
+    with pytest.raises(
+        InputError, match="--bits-gaussian is for the decoder of a KL or VQ first stage, and these bits are a b"
+    ):
+        report_of(pixels, folder, bits=AskedBits(5, gaussian=True))
+
+
+def written(name: str, folder: Path, loss: FirstStageLossConfig | None = None) -> Path:
+    """A random model of a tiny family with the card that its training would have written."""
+    recipe = tiny_family(name)()
+    if loss is not None:
+        recipe = dataclasses.replace(recipe, first_stage=dataclasses.replace(recipe.first_stage, loss=loss))
+    config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
+    counts = {"num_train": 6, "num_held_out": 3, "num_bad": 0, "num_duplicates": 0}
+    stage = {"steps": 1, "images_per_second": 1.0}
+    told = card(recipe, counts, {"first_stage": stage, "prior": stage, "device": "cpu"}, {"prior": 1})
+    assert config_of(told) == recipe
+    save_pretrained(folder, tiny_models.random_model(config), config, card=told)
+    return folder
+
+
+def test_a_card_tells_how_the_decoder_was_trained(larger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--data", str(larger), "--device", "cpu", "--cache", str(tmp_path / "cache"), "--reconstruction-only"]
+    argv += ["--bits", "2"]
+    plain, out = written("vqvae", tmp_path / "vqvae"), tmp_path / "report.json"
+    assert main(["evaluate", str(plain), *argv, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads(out.read_text("utf-8"))["results"]
+    assert results["bits_per_code"]["count"] == results["bits_per_dimension"]["count"] == 2
+    assert "| bits per dimension (bound) ↓ |" in printed
+    assert "it was trained by squared error alone." in printed
+    assert main(["evaluate", str(plain), *argv[:-2], "--reproduce", str(out)]) == 0
+    assert "\nbits_per_dimension: " in capsys.readouterr().out
+
+    sharp = written("vqgan", tmp_path / "vqgan")
+    assert decoder_of(load(sharp, "cpu")) is DecoderLoss.other
+    assert main(["evaluate", str(sharp), *argv]) == 0
+    printed = capsys.readouterr().out
+    assert "bits per dimension (bound)" not in printed
+    assert "the decoder learned from more than squared error" in printed
+    assert main(["evaluate", str(sharp), *argv, "--bits-gaussian", "--out", str(out), "--overwrite"]) == 0
+    assert "it was taken for the mean of a Gaussian as asked." in capsys.readouterr().out
+    assert json.loads(out.read_text("utf-8"))["manifest"]["asked"]["bits_gaussian"] is True
+
+    pleasing = written("vae", tmp_path / "vae", FirstStageLossConfig())
+    assert main(["evaluate", str(pleasing), *argv]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "undefined for this model: the decoder learned from more than squared error" in said
+    assert "--bits-gaussian" in said
+    assert main(["evaluate", str(pleasing), *argv, "--bits-gaussian"]) == 0
+    assert main(["evaluate", str(pleasing), *argv[:-2], "--bits-gaussian"]) == 2
+    assert "give --bits too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# A model\n",
+        "\n## Config\n\n```json\n{",
+        "\n## Config\n\n```json\n{}\n```\n",
+        "\n## Config\n\n```json\n" + "[" * 10**5,
+    ],
+)
+def test_a_card_that_tells_of_no_run_leaves_it_unknown(text: str, tmp_path: Path) -> None:
+    assert config_of(text) is None
+    model = tmp_path / "model"
+    save_pretrained(model, tiny_models.random_model(PIXELS), PIXELS, card=text)
+    assert decoder_of(load(model, "cpu")) is DecoderLoss.unknown
+    assert decoder_of(load(model, "cpu"), asked=True) is DecoderLoss.asked
 
 
 FAMILIES = {
@@ -143,14 +240,15 @@ def test_every_family_has_bits_or_says_why_not(name: str, larger: Path) -> None:
     wanted = FAMILIES[name]
     if isinstance(wanted, str):
         with pytest.raises(InputError, match="undefined for this model") as error:
-            report_of(pipeline, larger, bits=2)
+            report_of(pipeline, larger, bits=AskedBits(2))
         assert wanted in str(error.value)
         return
-    report = report_of(pipeline, larger, bits=2, bits_steps=3 if wanted is Kind.chain else None)
+    report = report_of(pipeline, larger, bits=AskedBits(2, 3 if wanted is Kind.chain else None))
     row = report["bits_per_code" if wanted is Kind.codes else "bits_per_dimension"]
     assert row.count == 2
     assert 0 < row.value < 1e4
     assert ("bound" in row.label) == (wanted not in (Kind.codes, Kind.pixels))
+    assert ("bits_per_dimension" in report) == (wanted is not Kind.codes)  # how the decoder was trained is not known here
 
 
 def test_the_families_are_all() -> None:

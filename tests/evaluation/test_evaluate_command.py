@@ -24,10 +24,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 test and 30 training pictures with captions."""
+    """97 test and 97 training pictures with captions: just enough for the Frechet distance."""
     root = tmp_path_factory.mktemp("data")
     rows = []
-    for part, count in (("test", 12), ("validation", 2), ("train", 30)):
+    for part, count in (("test", 97), ("validation", 2), ("train", 97)):
         for i in range(count):
             name = f"{part}{i}.png"
             noise = np.random.default_rng(len(rows)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -62,8 +62,9 @@ def test_table_and_files(model: Path, folder: Path, tmp_path: Path, cache: Path,
     assert manifest["seed"] == 5
     assert manifest["model"]["name"] == "tiny"
     assert manifest["dataset"]["split"] == "test"
-    assert manifest["counts"] == {"drawn": 12, "generated": 12}
-    assert report["results"]["retrieval"]["count"] == 12
+    assert manifest["counts"] == {"drawn": 97, "generated": 97}
+    assert report["results"]["retrieval"]["count"] == report["results"]["fd"]["count"] == 97
+    assert report["results"]["fd"]["floor"] > 0
     assert set(report["retrieval_by_group"]) == {"a", "b"}
     assert len(list((cache / "sfumato" / "features").iterdir())) == 2
     assert run(model, "--data", folder, "--out", out) == 2  # it exists
@@ -88,10 +89,12 @@ def test_generated_pictures_are_those_of_generate(model: Path) -> None:
 
 def test_without_prompts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = tiny_models.write_model(tmp_path / "none", tiny_models.unconditional_config())
-    assert run(none, "--data", folder, "--steps", 1) == 0
+    assert run(none, "--data", folder, "--steps", 1, "--num", 9, "--no-fd") == 0
     printed = capsys.readouterr().out
     assert "Retrieval@1 is left out" in printed
-    assert "FD-MobileNetV2 ↓" in printed
+    assert "KD-MobileNetV2 ↓" in printed
+    assert "FD-MobileNetV2 ↓" not in printed
+    assert "The Frechet distance is left out, as asked." in printed
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def test_strengths_rise() -> None:
 
 
 def test_the_embedded_distances_rank_distortions_in_order() -> None:
-    """The kernel distance at every step. The Frechet distance of 48 pictures, whose bias is large, up to the mosaic's last: of
+    """The kernel distance at every step. The Frechet distance of 97 pictures, whose bias is large, up to the mosaic's last: of
     64 x 64 pixels 16 blocks are left, all pictures are nearly equal then and their covariance has shrunk."""
-    found = rank(drawings(48, 2), drawings(48, 3), Scorer(resize=None))
+    found = rank(drawings(97, 2), drawings(97, 3), Scorer(resize=None))
     assert [r.distortion.name for r in found] == ["blur", "noise", "JPEG", "mosaic"]
     for ranking in found:
         assert ranking.kd_ordered, ranking
@@ -104,8 +104,11 @@ def test_nothing_spoiled_stays_at_the_floor(tmp_path: Path) -> None:
     def tell(*progress: Any) -> None:
         told.append(progress)
 
-    (ranking,) = rank(drawings(6, 0, 32), drawings(6, 1, 32), Scorer(resize=None), [same], on_batch=tell)
+    (ranking,) = rank(drawings(25, 0, 32), drawings(25, 1, 32), Scorer("block2", None), [same], on_batch=tell)
     assert ranking.fd[0] == pytest.approx(ranking.fd_floor, rel=1e-9)
     assert told == [(1, 1)]
-    with pytest.raises(InputError, match="at least 2 a side"):
-        rank(drawings(1, 0), drawings(4, 1), Scorer(resize=None))
+    for few in (0, 24):
+        with pytest.raises(InputError, match=f"of {few} and 25 pictures needs"):
+            rank(drawings(25, 0)[:few], drawings(25, 1), Scorer("block2", None))
+    with pytest.raises(InputError, match="of 25 and 24 pictures needs 25 a side, for a covariance of 24 features"):
+        rank(drawings(25, 0), drawings(24, 1), Scorer("block2", None))

@@ -52,6 +52,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough for a Frechet distance."""
+    root = tmp_path_factory.mktemp("many")
+    rows = [row for part, count in (("test", 90), ("validation", 9), ("train", 110)) for row in paint(root, part, count)]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+@pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("samples")
     paint(root, "sample", 14)
@@ -80,32 +89,32 @@ def line_of(capsys: pytest.CaptureFixture[str]) -> str:
     return said.err
 
 
-def test_a_folder_is_measured_as_samples(
-    samples: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "report.json"
-    assert run(samples, "--data", folder, "--out", out) == 0
+def test_a_folder_is_measured_as_samples(many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, samples = tmp_path / "report.json", tmp_path / "samples"
+    samples.mkdir()
+    paint(samples, "sample", 99)
+    assert run(samples, "--data", many, "--out", out) == 0
     printed = capsys.readouterr().out
     report = json.loads(out.read_text("utf-8"))
     assert set(report["results"]) == {"fd", "fd_ratio", "kd", "precision", "recall", "density", "coverage"}
-    assert report["results"]["fd"]["count"] == 14  # all samples against as many training pictures
-    assert report["results"]["fd"]["floor"] > 0  # of the 12 test and 2 validation pictures
+    assert report["results"]["fd"]["count"] == 99  # all samples against as many training pictures
+    assert report["results"]["fd"]["floor"] > 0  # of the 90 test and 9 validation pictures
     manifest = report["manifest"]
     assert manifest["model"]["samples"] == samples.name
-    assert manifest["model"]["count"] == 14
-    assert manifest["data"]["rest"]["count"] == 14
+    assert manifest["model"]["count"] == 99
+    assert manifest["data"]["rest"]["count"] == 99
     assert "Retrieval@1 is left out" in printed
     assert "reconstruction" not in printed
 
 
-def test_training_pictures_as_samples_of_themselves_are_covered(folder: Path, tmp_path: Path) -> None:
+def test_training_pictures_as_samples_of_themselves_are_covered(many: Path, tmp_path: Path) -> None:
     """The real pictures it is compared with, as samples: distance 0, everything covered."""
     copies = tmp_path / "copies"
     copies.mkdir()
-    for path in folder.glob("train*.png"):
+    for path in many.glob("train*.png"):
         (copies / path.name).write_bytes(path.read_bytes())
     out = tmp_path / "report.json"
-    assert run(copies, "--data", folder, "--out", out) == 0
+    assert run(copies, "--data", many, "--out", out) == 0
     found = json.loads(out.read_text("utf-8"))["results"]
     assert found["fd"]["value"] == pytest.approx(0, abs=1e-6)
     for key in ("precision", "recall", "coverage"):
@@ -120,7 +129,7 @@ def test_training_pictures_as_samples_of_themselves_are_covered(folder: Path, tm
         (["--bits", "4"], "--bits is for a model"),
         (["--reconstruction-only"], "--reconstruction-only is for a model"),
         (["--num", "15"], "there are 14 samples"),
-        (["--num", "7"], "needs at least 8"),
+        (["--num", "7"], "needs at least 97"),
         (["--protocol", "paper"], "how samples are drawn"),
     ],
 )
@@ -143,7 +152,12 @@ def test_too_few_pictures_for_a_covariance_name_the_count(
 ) -> None:
     assert run(model, "--data", folder, "--num", 7, "--steps", 1) == 2
     assert "7 pictures to draw" in (said := line_of(capsys))
-    assert "needs at least 8" in said
+    assert "needs at least 97, for a covariance of 96 features" in said
+    assert "--no-fd" in said
+    assert run(model, "--data", folder, "--num", 1, "--steps", 1, "--no-fd") == 0
+    printed = capsys.readouterr().out
+    assert "retrieval@1" in printed
+    assert "1 pictures a side, and 5 neighbours need 6" in printed
 
 
 def test_eta_one_of_ddim_is_ancestral(model: Path) -> None:
@@ -204,23 +218,22 @@ def test_a_protocol_draws_captions_again(
     """20 pictures of 14 captions, by DDIM with eta 1, and the manifest says so."""
     monkeypatch.setitem(module.PRESETS, "paper", Preset("", 20, "ddim", 2, 1.0, True, 50))
     out = tmp_path / "report.json"
-    assert run(model, "--data", folder, "--protocol", "paper", "--out", out) == 0
+    assert run(model, "--data", folder, "--protocol", "paper", "--no-fd", "--out", out) == 0
     assert "20 generated pictures for 14 held-out ones" in capsys.readouterr().out
     report = json.loads(out.read_text("utf-8"))
     manifest = report["manifest"]
     assert manifest["counts"] == {"drawn": 14, "generated": 20}
     assert manifest["data"]["rest"]["count"] == 20
     assert manifest["sampler"] == {"eta": 1.0, "spacing": "trailing"}
-    assert manifest["asked"] == {"protocol": "paper"}
-    assert report["results"]["fd"]["count"] == 20
-    assert report["results"]["fd"]["floor"] is None
-    assert "fd_ratio" not in report["results"]
+    assert manifest["asked"] == {"protocol": "paper", "no_fd": True}
+    assert report["results"]["recall"]["count"] == 20
+    assert report["results"]["recall"]["floor"] is None
     assert report["results"]["retrieval"]["count"] == 12
 
 
 def test_a_report_is_reproduced(model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.json"
-    given = ["--data", folder, "--steps", 2, "--seed", 5, "--sampler", "ddim", "--eta", "0.5"]
+    given = ["--data", folder, "--steps", 2, "--seed", 5, "--sampler", "ddim", "--eta", "0.5", "--no-fd"]
     assert run(model, *given, "--out", out) == 0
     capsys.readouterr()
     assert run(model, "--data", folder, "--reproduce", out) == 0
@@ -234,14 +247,14 @@ def test_a_report_is_reproduced(model: Path, folder: Path, tmp_path: Path, capsy
     assert "--steps contradicts --reproduce: the report was made with 2" in line_of(capsys)
 
     report = json.loads(out.read_text("utf-8"))
-    report["results"]["fd"]["value"] *= 1.5
+    report["results"]["kd"]["value"] += 100
     report["manifest"]["model"]["weights_sha256_10"] = "0000000000"
     out.write_text(json.dumps(report))
     assert run(model, "--data", folder, "--reproduce", out) == 1
     printed = capsys.readouterr().out
     assert printed.endswith("Not every number agrees.\n")
     assert "model weights_sha256_10: DIFFERS, 0000000000 -> " in printed
-    assert [line.split(":")[0] for line in printed.splitlines() if "DIFFERS (off" in line] == ["fd"]
+    assert [line.split(":")[0] for line in printed.splitlines() if "DIFFERS (off" in line] == ["kd"]
 
 
 def test_what_agrees() -> None:
@@ -286,7 +299,7 @@ def test_samples_are_reproduced_or_found_to_be_others(
     out, others = tmp_path / "report.json", tmp_path / "others"
     others.mkdir()
     paint(others, "other", 14)
-    assert run(samples, "--data", folder, "--num", 12, "--out", out) == 0
+    assert run(samples, "--data", folder, "--num", 12, "--no-fd", "--out", out) == 0
     capsys.readouterr()
     assert run(samples, "--data", folder, "--reproduce", out) == 0
     assert "model pixels_sha256: the same" in capsys.readouterr().out
@@ -300,7 +313,7 @@ def test_a_gan_is_measured_by_its_samples(folder: Path, tmp_path: Path, capsys: 
     recipe = tiny_family("gan")()
     config = ModelConfig(recipe.first_stage.model, recipe.prior.model, NoneConfig(), (16, 16))
     gan, out = tiny_models.write_model(tmp_path / "gan", config), tmp_path / "report.json"
-    assert run(gan, "--data", folder, "--out", out) == 0
+    assert run(gan, "--data", folder, "--no-fd", "--out", out) == 0
     printed = capsys.readouterr().out
     assert "Reconstruction is left out: this first stage only decodes." in printed
     report = json.loads(out.read_text("utf-8"))

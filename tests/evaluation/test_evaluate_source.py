@@ -71,6 +71,11 @@ def test_validation_helps_the_test_out_but_never_the_other_way(marked: Path) -> 
     assert parts(list(more.extra.names)) == {"validation"}
     assert more.rest is not None
     assert len(more.rest) == 15
+    assert read_sets(marked, SHAPE).fit is None
+    fit = read_sets(marked, SHAPE, fit=30).fit
+    assert fit is not None
+    assert len(fit) == 30
+    assert parts(list(fit.names)) == {"train"}
     choice = read_sets(marked, SHAPE, name="validation", num=30)
     assert choice.split == "validation"
     assert len(choice.sets.held) == 12

@@ -83,7 +83,8 @@ def test_what_is_kept_of_a_family(finished: tuple[Path, list[str]]) -> None:
         assert good.stages[stage].seconds == clocks[stage]["seconds"] >= share * 0.3
         assert good.stages[stage].rate == pytest.approx(clocks[stage]["steps"] * 4 / clocks[stage]["seconds"])
     assert set(good.scores) == {"fd", "precision", "recall", "density", "coverage", "memorised", "copies"}
-    assert good.bits_kind.startswith("diffusion over continuous latents has no L_0")
+    assert good.bits_kind.startswith("a diffusion prior over a first stage's latents bounds their density")
+    assert good.bits_kind.endswith(".")
     assert (good.num_samples, good.minutes, good.batch_size) == (100, 0.005, 50)
     assert read_weights(out / "good" / "samples" / "samples.safetensors")["pixels"].shape == (100, 3, 16, 16)
     assert (out / "good" / SAMPLES).is_file()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.cli.caches import cache_folder
+from sfumato.cli.evaluate_bits import AskedBits
 from sfumato.errors import InputError
 from sfumato.generation.limits import LIMITS, number_from_text
 from sfumato.generation.output import checked_file, checked_path
@@ -54,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an existing report")
     add("--reproduce", metavar="FILE.json", help="measure again as that report was, and say of every number whether it agrees")
     add("--reconstruction-only", action="store_true", help="measure the first stage and generate nothing")
+    add("--no-fd", action="store_true", help="leave the Frechet distance out, which takes 97 pictures a side")
     add("--bits", metavar="N", help="bits per dimension, or their bound, of at most N held-out pictures")
     add("--bits-steps", metavar="K", help="steps of the chain that is bounded (default: all of the schedule)")
+    add("--bits-gaussian", action="store_true", help="a Gaussian around the decoder's answer, however the decoder learned")
     add("--fidelity", metavar="NAMES", help="standard scores by torch-fidelity: all, or some of fid,is,kid,prc")
     add("--inception", metavar="FILE", help="InceptionV3's weights for fid, is, kid (default: torch-fidelity fetches them)")
     add("--vgg", metavar="FILE", help="VGG16's weights, for prc (default: torchvision fetches them) and LPIPS")
@@ -82,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     out = None if args.out is None else _out(args.out, args.overwrite)
     cache = checked_path("cache", args.cache) if args.cache is not None else default_cache()
     fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
-    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, asked.bits, asked.bits_steps, recorded)
+    bits = None if asked.bits is None else AskedBits(asked.bits, asked.bits_steps, asked.bits_gaussian)
+    extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, bits, recorded, not asked.no_fd)
     with progress_bar(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
@@ -119,9 +123,11 @@ def read_asked(args: argparse.Namespace) -> Asked:
         seed=number("seed"),
         batch_size=number("batch_size"),
         reconstruction_only=args.reconstruction_only,
+        no_fd=args.no_fd,
         fidelity=() if args.fidelity is None else metrics_from_text(args.fidelity),
         bits=number("bits"),
         bits_steps=number("bits_steps"),
+        bits_gaussian=args.bits_gaussian,
     )
 
 
@@ -192,14 +198,14 @@ class Extras:
     fidelity: Fidelity | None = None
     lpips: PerceptualLoss | None = None
     lpips_hashes: Mapping[str, str] = field(default_factory=dict)
-    bits: int | None = None
-    bits_steps: int | None = None
+    bits: AskedBits | None = None
     asked: Mapping[str, Any] | None = None
+    distance: bool = True
 
     def settings(self) -> dict[str, Any]:
-        """Of `Settings`, what the protocol decides."""
-        preset = self.preset
-        return {} if preset is None else {"repeat": preset.repeat, "num_resamples": preset.num_resamples}
+        """Of `Settings`, what the protocol and `--no-fd` decide."""
+        preset, chosen = self.preset, {"distance": self.distance}
+        return chosen if preset is None else {**chosen, "repeat": preset.repeat, "num_resamples": preset.num_resamples}
 
 
 def _report(
@@ -231,18 +237,19 @@ def measure(
     extras: Extras | None = None,
 ) -> Any:
     """The report of a loaded model on a data set."""
-    from sfumato.cli.evaluate_bits import bits_of
+    from sfumato.cli.evaluate_bits import bits_of, fitted_to
     from sfumato.evaluation.protocol import Settings, evaluate
 
     extras = extras or Extras()
     request = pipeline.request(draft)
     made = generator(pipeline, draft, extras.eta) if generate else None
-    source = read_source(pipeline, data, split, num, request.seed, _reference_count(extras))
+    fit = fitted_to(pipeline, extras.bits)
+    source = read_source(pipeline, data, split, num, request.seed, _reference_count(extras), fit)
     settings = Settings(num=num, seed=request.seed, batch_size=request.batch_size, lpips=extras.lpips, **extras.settings())
     LIMITS.seed(request.seed, num or len(source.sets.held))
     if generate:
-        source.sets.check_count(num, settings.repeat)
-    bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, extras.bits_steps, request, progress)
+        source.sets.check_count(settings)
+    bits = None if extras.bits is None else bits_of(pipeline, source, extras.bits, request, progress)
     found: Evaluation = evaluate(
         pipeline.model.first_stage,
         source.sets,
@@ -264,7 +271,7 @@ def _reference_count(extras: Extras) -> int | None:
 
 
 def read_source(
-    pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int, rest: int | None = None
+    pipeline: Pipeline, data: Path, split: str | None, num: int | None, seed: int, rest: int | None = None, fit: int = 0
 ) -> Source:
     """The data set in the shape and the words of the model."""
     from sfumato.conditioners.label import ClassLabel
@@ -280,7 +287,7 @@ def read_source(
         return record.label or "" if isinstance(model.conditioner, ClassLabel) else caption_of(record)
 
     shape = (model.first_stage.channels, *model.image_size)
-    return read_sets(data, shape, name=split, num=num, say=say, seed=seed, rest=rest)
+    return read_sets(data, shape, name=split, num=num, say=say, seed=seed, rest=rest, fit=fit)
 
 
 def generator(pipeline: Pipeline, draft: Draft, eta: float | None = None) -> Generate:
@@ -317,7 +324,7 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
     """What the manifest says of the model, the sampling and the data."""
     from sfumato.generation.settings import has_sampler
 
-    stepped = has_sampler(pipeline.model.prior)
+    stepped, fit = has_sampler(pipeline.model.prior), source.fit
     return {
         "model": {"name": pipeline.name, "weights_sha256_10": pipeline.hash},
         "sampling": {
@@ -330,6 +337,7 @@ def about(pipeline: Pipeline, request: Request, source: Source, data: Path, extr
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},
         "asked": dict(extras.asked or {}),
         **({"lpips": dict(extras.lpips_hashes)} if extras.lpips_hashes else {}),
+        **({"fit": {"count": len(fit), "pixels_sha256": fit.fingerprint}} if fit is not None else {}),
     }
 
 

@@ -43,7 +43,6 @@ def measure_samples(
     settings = Settings(
         num=wanted, seed=seed, batch_size=asked.batch_size or BATCH_SIZE, **(extras.settings() | {"repeat": True})
     )
-    source.sets.check_count(wanted, repeat=True)
     about: dict[str, Any] = {
         "model": {"samples": path.name, "count": len(samples), "pixels_sha256": samples.fingerprint},
         "dataset": {"folder": data.name, "split": source.split, "unreadable": source.unreadable},

@@ -22,7 +22,8 @@ MOST = 100_000
 
 @dataclass(frozen=True)
 class Asked:
-    """None: left to the model, the protocol or the default. fidelity: standard scores; bits: pictures to measure bits on.
+    """None: left to the model, the protocol or the default. no_fd: no Frechet distance; fidelity: standard scores;
+    bits: pictures to measure bits on.
 
     Raises `InputError` on construction for values out of bounds.
     """
@@ -37,9 +38,11 @@ class Asked:
     seed: int | None = None
     batch_size: int | None = None
     reconstruction_only: bool = False
+    no_fd: bool = False
     fidelity: tuple[str, ...] = ()
     bits: int | None = None
     bits_steps: int | None = None
+    bits_gaussian: bool = False
 
     def __post_init__(self) -> None:
         checks: dict[str, Callable[[object], object]] = {
@@ -60,6 +63,8 @@ class Asked:
             raise unknown("split", self.split[:40], SPLITS)
         if self.bits_steps is not None and self.bits is None:
             raise InputError("bits_steps is for bits; give --bits too.")
+        if self.bits_gaussian and self.bits is None:
+            raise InputError("bits_gaussian is for bits; give --bits too.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without what was not asked."""

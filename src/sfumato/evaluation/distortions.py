@@ -107,11 +107,13 @@ def rank(
 ) -> list[Ranking]:
     """Spoil `clean` (N, C, H, W) uint8 and compare with `reference`, other real pictures (M, C, H, W). On white.
 
-    `on_batch` is told of spoiled sets. Raises `InputError` for fewer than 2 pictures a side.
+    `on_batch` is told of spoiled sets. Raises `InputError` for too few pictures for a covariance of the features.
     """
-    if min(len(clean), len(reference)) < 2:
+    fewest = 1 + (scorer(clean[:1], device, 1).shape[1] if len(clean) else 0)
+    if min(len(clean), len(reference)) < fewest:
         raise InputError(
-            f"a distance of {len(clean)} and {len(reference)} pictures: at least 2 a side are needed, and hundreds."
+            f"the Frechet distance of {len(clean)} and {len(reference)} pictures needs {fewest} a side, for a covariance of "
+            f"{fewest - 1} features; give more."
         )
     clean, found = on_white(clean), []
     real = scorer(reference, device, batch_size)

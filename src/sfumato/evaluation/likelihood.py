@@ -4,11 +4,13 @@
     a density          bound: of dequantized pixels (`metrics.dequantization`), by a flow or normal prior over the identity
     a chain            bound: L_T + ... + L_0 of a diffusion prior over the identity (`diffusion.bounds`)
     a VAE              bound: importance-weighted (`evaluation.importance`), an encoder with spread and a prior with a density
-    codes of a stage   exact bits per code, by an autoregressive prior; of pixels undefined, like every other pair
+    codes of a stage   exact bits per code, by an autoregressive prior
+    through codes      bound on those of pixels: -log P(c) - log P(x | c) at the codes c of x
 
-The VAE's p(x | z) is a Gaussian around the decoding, integrated over each 8-bit bin and open at both ends (Ho, Jain & Abbeel
-2020, arXiv 2006.11239, eq. 13), with one variance for all, fitted to training pictures (Rybkin, Daniilidis & Levine 2020, arXiv
-2006.13202, section 3): a bound for every variance, the best one for the likeliest.
+The last two are of one pair, a VQ first stage and an autoregressive prior: P(x) = sum over c of P(c) P(x | c), of which the
+codes that the encoder gives are one term, so that the bound is what the codes cost and what they leave out. P(x | z) of a VAE's
+decoder and P(x | c) are a Gaussian's (`evaluation.decoder`), which a decoder has that was trained by squared error alone. Every
+other pair gives pixels no density, and `UndefinedBits` says why.
 
 Everything is by the pictures' own noise and in float64 at the end. Guidance is another model and has no place here.
 """
@@ -24,17 +26,17 @@ import torch
 from torch import Tensor
 
 from sfumato.conditioning import Conditioning
-from sfumato.diffusion.bounds import bound, eight_bit_log_prob
+from sfumato.diffusion.bounds import bound
 from sfumato.errors import InputError
 from sfumato.evaluation.data import batches
+from sfumato.evaluation.decoder import DecoderLoss, EightBitGaussian
 from sfumato.evaluation.importance import importance_bound
 from sfumato.evaluation.scoring import OnBatch
 from sfumato.first_stages.base import Decoder, FirstStage
 from sfumato.first_stages.generator import GeneratorFirstStage
 from sfumato.first_stages.identity import IdentityFirstStage
 from sfumato.first_stages.kl import KLFirstStage
-from sfumato.first_stages.vq import VQFirstStage
-from sfumato.first_stages.vq2 import VQ2FirstStage
+from sfumato.first_stages.vq import QuantizedFirstStage
 from sfumato.generation.pixels import to_unit
 from sfumato.latent import Codes
 from sfumato.metrics.dequantization import LEVELS, bits_per_dimension, dequantize
@@ -49,10 +51,18 @@ from sfumato.priors.normal import NormalPrior
 Conditions = Callable[[slice], Conditioning]
 """Which pictures -> what the prior is told of them."""
 
-NUM_SAMPLES = 16
-"""Draws of the importance-weighted bound."""
-LEAST_VARIANCE = (1 / 255) ** 2 / 3
-"""Of a decoder: that of rounding to 8 bits alone, uniform on a bin of width 2/255."""
+NUM_SAMPLES = 64
+"""Draws of the importance-weighted bound, which falls with their number."""
+GENERATOR = "a generator gives pictures and no density: nothing says how likely a given picture is"
+LATENT_DIFFUSION = (
+    "a diffusion prior over a first stage's latents bounds their density, and the decoder gives pixels none; "
+    "`sfumato explain rate-distortion` shows what the latents cost"
+)
+NO_GAUSSIAN = (
+    "the decoder learned from more than squared error (a perceptual distance, a critic, an absolute error), so that its answer "
+    "is the mean of no Gaussian of pixels"
+)
+UNKNOWN_DECODER = "how the decoder was trained is not known, and only one of squared error alone has a density of pixels"
 
 
 class Kind(Enum):
@@ -63,6 +73,19 @@ class Kind(Enum):
     chain = "a bound, the variational one of the diffusion chain"
     importance = "a bound, importance-weighted"
     codes = "exact, of the first stage's codes"
+    through_codes = "a bound, by the first stage's codes and a Gaussian around their decoding"
+
+
+GAUSSIAN = (Kind.importance, Kind.through_codes)
+"""Those that take a density of the decoder."""
+
+
+class UndefinedBits(InputError):
+    """Pixels have no bits per dimension under a model. why: without what to do about it, which depends on who asks."""
+
+    def __init__(self, why: str, otherwise: str = "") -> None:
+        super().__init__(f"bits per dimension are undefined for this model: {why}; leave --bits out{otherwise}.")
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -81,48 +104,65 @@ class Bits:
     @property
     def label(self) -> str:
         """The row's name for people."""
-        exact = self.kind in (Kind.pixels, Kind.codes)
-        return f"{self.key.replace('_', ' ')}{'' if exact else ' (bound)'}"
+        return f"{self.key.replace('_', ' ')}{'' if self.exact else ' (bound)'}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether they are the model's own, and no bound on them."""
+        return self.kind in (Kind.pixels, Kind.codes)
 
 
 def kind_of(first_stage: Decoder, prior: Prior[Any]) -> Kind:
-    """Decides by type. Raises `InputError` that says why where pixels have no bits per dimension."""
+    """Decides by type. Raises `UndefinedBits` that says why where there are no bits."""
     match first_stage, prior:
         case GeneratorFirstStage(), _:
-            raise _undefined("a generator gives pictures and no density: nothing says how likely a given picture is")
+            raise UndefinedBits(GENERATOR)
         case IdentityFirstStage(), AutoregressivePrior():
             wanted = Codes((1,), LEVELS, first_stage.channels)
             if prior.latent != wanted:
-                raise _undefined(f"the prior is over {prior.latent}, and 8-bit pixels are {wanted}")
+                raise UndefinedBits(f"the prior is over {prior.latent}, and 8-bit pixels are {wanted}")
             return Kind.pixels
         case IdentityFirstStage(), FlowPrior() if not prior.config.dequantize:
-            raise _undefined("this flow was trained on continuous latents; one over pixels has prior.dequantize=true")
+            raise UndefinedBits("this flow was trained on continuous latents; one over pixels has prior.dequantize=true")
         case IdentityFirstStage(), FlowPrior() | NormalPrior():
             return Kind.density
         case IdentityFirstStage(), DiffusionPrior():
             return Kind.chain
         case KLFirstStage(), FlowPrior() | NormalPrior():
             return Kind.importance
-        case VQFirstStage() | VQ2FirstStage(), AutoregressivePrior() | HierarchicalPrior():
+        case QuantizedFirstStage(), AutoregressivePrior() | HierarchicalPrior():
             return Kind.codes
         case _, DiffusionPrior():
-            raise _undefined(
-                "a diffusion prior over a first stage's latents bounds their density, and the decoder gives pixels none; "
-                "`sfumato explain rate-distortion` shows what the latents cost"
-            )
+            raise UndefinedBits(LATENT_DIFFUSION)
         case _:
-            raise _undefined(f"{type(prior).__name__} over {type(first_stage).__name__} gives no density of pixels")
+            raise UndefinedBits(f"{type(prior).__name__} over {type(first_stage).__name__} gives no density of pixels")
 
 
-def _undefined(why: str) -> InputError:
-    return InputError(f"bits per dimension are undefined for this model: {why}; leave --bits out.")
+def kinds_of(first_stage: Decoder, prior: Prior[Any], decoder: DecoderLoss = DecoderLoss.unknown) -> tuple[Kind, ...]:
+    """All bits that there are: of codes and, where the decoder has a density, of pixels through them.
+
+    A VAE is a Gaussian decoder by its definition and has its bound unless it is known to have learned from something else.
+    Raises `UndefinedBits` as `kind_of`, and there.
+    """
+    kind = kind_of(first_stage, prior)
+    if kind is Kind.importance and decoder is DecoderLoss.other:
+        raise UndefinedBits(NO_GAUSSIAN, ", or take a Gaussian around its answer all the same (--bits-gaussian)")
+    return (Kind.codes, Kind.through_codes) if kind is Kind.codes and decoder.gaussian else (kind,)
+
+
+def pixel_kind(first_stage: Decoder, prior: Prior[Any], decoder: DecoderLoss = DecoderLoss.unknown) -> Kind:
+    """That of pixels among `kinds_of`. Raises `UndefinedBits` where codes alone have bits, too."""
+    kind = kinds_of(first_stage, prior, decoder)[-1]
+    if kind is Kind.codes:
+        raise UndefinedBits(NO_GAUSSIAN if decoder is DecoderLoss.other else UNKNOWN_DECODER)
+    return kind
 
 
 @dataclass(frozen=True)
 class BitSettings:
     """seed: picture i has the noise of seed + i. times: the chain's plan (None: every step of its schedule; fewer cost bits).
 
-    variance: of the VAE's decoder, as `fitted_variance` gives it.
+    variance: of the decoder's Gaussian, as `fitted_variance` gives it. decoder: how it learned, for the report.
     """
 
     seed: int = 0
@@ -130,6 +170,7 @@ class BitSettings:
     times: Tensor | None = None
     num_samples: int = NUM_SAMPLES
     variance: float | None = None
+    decoder: DecoderLoss = DecoderLoss.unknown
 
 
 @torch.no_grad()
@@ -140,13 +181,17 @@ def measure_bits(
     conditions: Conditions,
     settings: BitSettings | None = None,
     *,
+    kind: Kind | None = None,
     device: torch.device | str = "cpu",
     on_batch: OnBatch | None = None,
 ) -> Bits:
-    """Of pictures (N, C, H, W) uint8, N above 0. Raises `InputError` as `kind_of`, and where a VAE's variance is missing."""
-    kind, settings = kind_of(first_stage, prior), settings or BitSettings()
-    if kind is Kind.importance and settings.variance is None:
-        raise InputError("bits per dimension of a VAE need the variance of its decoder; `fitted_variance` measures it.")
+    """Of pictures (N, C, H, W) uint8, N above 0. kind: one of the pair's `kinds_of`, None for `kind_of`.
+
+    Raises `InputError` as `kind_of`, and where the variance of a decoder is missing.
+    """
+    kind, settings = kind or kind_of(first_stage, prior), settings or BitSettings()
+    if kind in GAUSSIAN and settings.variance is None:
+        raise InputError("bits per dimension by a decoder need its Gaussian's variance; `fitted_variance` measures it.")
     found = []
     for part in batches(len(pixels), settings.batch_size):
         cond = conditions(part)
@@ -196,32 +241,17 @@ def _part(
         case Kind.importance:
             assert isinstance(first_stage, FirstStage)
             assert settings.variance is not None
-            return _importance(first_stage, cast(Density, prior), x, cond, settings, settings.variance, start)
-
-
-def _importance(
-    first_stage: FirstStage, prior: Density, x: Tensor, cond: Conditioning, settings: BitSettings, variance: float, start: int
-) -> Tensor:
-    def likelihood(x: Tensor, x_hat: Tensor) -> Tensor:
-        return eight_bit_log_prob(x, x_hat.float(), variance).to(x.device)
-
-    rng = torch.Generator(x.device).manual_seed(settings.seed + start)
-    found = importance_bound(first_stage, prior, x, cond, likelihood, settings.num_samples, rng)
-    return bits_per_dimension(found.bound, x[0].numel(), bin_width=1)
-
-
-@torch.no_grad()
-def fitted_variance(
-    first_stage: FirstStage, pixels: Tensor, *, seed: int = 0, batch_size: int = 16, device: torch.device | str = "cpu"
-) -> float:
-    """The likeliest variance of a decoder's Gaussian, on [-1, 1]: the mean squared error of training pictures (N, C, H, W)
-    uint8, each by one sample of q(z | x). Never below that of rounding to 8 bits."""
-    total = 0.0
-    for part in batches(len(pixels), batch_size):
-        x = to_unit(pixels[part].to(device))
-        z = first_stage.posterior(x).sample(torch.Generator(x.device).manual_seed(seed + part.start))
-        total += float((first_stage.decode(z).float() - x).double().cpu().square().sum())
-    return max(LEAST_VARIANCE, total / pixels.numel())
+            likelihood = EightBitGaussian(settings.variance)
+            rng = torch.Generator(x.device).manual_seed(settings.seed + start)
+            nats = importance_bound(first_stage, cast(Density, prior), x, cond, likelihood, settings.num_samples, rng).bound
+            return bits_per_dimension(nats, size, bin_width=1)
+        case Kind.through_codes:
+            assert isinstance(first_stage, FirstStage)
+            assert settings.variance is not None
+            face = first_stage.codes()
+            codes = face.encode(x)
+            given = EightBitGaussian(settings.variance)(x, face.decode(codes))
+            return bits_per_dimension(cast(Density, prior).log_prob(codes, cond).double() + given, size, bin_width=1)
 
 
 def _sentence(kind: Kind, prior: Prior[Any], settings: BitSettings) -> str:
@@ -229,10 +259,7 @@ def _sentence(kind: Kind, prior: Prior[Any], settings: BitSettings) -> str:
         case Kind.pixels:
             return "Bits per dimension are exact, without guidance."
         case Kind.codes:
-            return (
-                "Bits per code are exact, of the first stage's codes. Bits per dimension of pixels are undefined: a decoder of "
-                "codes gives them no density."
-            )
+            return f"Bits per code are exact, of the first stage's codes. {_of_pixels(settings.decoder)}"
         case Kind.density:
             return "Bits per dimension are a bound, by one draw of uniform dequantization a picture, without guidance."
         case Kind.chain:
@@ -241,8 +268,19 @@ def _sentence(kind: Kind, prior: Prior[Any], settings: BitSettings) -> str:
             ends = "the step before's" if settings.times is None else "sigma^2 / alpha^2 at its last t"
             chain = f"the chain of {steps} steps with {prior.variance.value} variance and L_0's decoder of {ends}"
             return f"Bits per dimension are the variational bound of {chain}, without guidance."
-        case Kind.importance:
+        case Kind.importance | Kind.through_codes:
+            how = f"the importance-weighted bound of {settings.num_samples} draws"
+            if kind is Kind.through_codes:
+                how = "a bound, what the codes of a picture cost and what they leave out"
             return (
-                f"Bits per dimension are the importance-weighted bound of {settings.num_samples} draws, with a decoder that is "
-                f"a discretised Gaussian of variance {settings.variance:.3g}, fitted to training pictures."
+                f"Bits per dimension are {how}, with a decoder that is a discretised Gaussian of variance "
+                f"{settings.variance:.3g}, fitted to training pictures; it was {settings.decoder.value}."
             )
+
+
+def _of_pixels(decoder: DecoderLoss) -> str:
+    """What stands beside bits per code."""
+    if decoder.gaussian:
+        return "Those of pixels are beside them."
+    why = NO_GAUSSIAN if decoder is DecoderLoss.other else UNKNOWN_DECODER
+    return f"Bits per dimension of pixels are undefined: {why}; --bits-gaussian takes a Gaussian around its answer."

@@ -25,10 +25,10 @@ from sfumato.evaluation.reconstruction import Reconstructions, reconstruction
 from sfumato.evaluation.reference import ReferenceCache
 from sfumato.evaluation.report import Report, Row
 from sfumato.evaluation.rows import Run
-from sfumato.evaluation.settings import FEWEST, Generate, Progress, Sets, Settings
+from sfumato.evaluation.settings import Generate, Progress, Sets, Settings
 from sfumato.first_stages.base import Decoder, FirstStage
 
-__all__ = ["FEWEST", "Evaluation", "Generate", "Progress", "Sets", "Settings", "by_group", "evaluate"]
+__all__ = ["Evaluation", "Generate", "Progress", "Sets", "Settings", "by_group", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,19 @@ def evaluate(
     cache: Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-    bits: Callable[[EvaluationData], Bits] | None = None,
+    bits: Callable[[EvaluationData], Sequence[Bits]] | None = None,
     fidelity: Fidelity | None = None,
 ) -> Evaluation:
     """Measure a model; without `generate` only its first stage, without an encoder only its pictures.
 
     `about` (model, sampler, steps, ...) goes into the manifest. bits: likelihood of held-out pictures. fidelity: the standard
-    scores, against `sets.rest`. Raises `InputError` where these are not to be had.
+    scores, against `sets.rest`. Raises `InputError` where these are not to be had, and, before anything is drawn, for too few
+    pictures for the Frechet distance (`Sets.check_count`).
     """
     if generate is None and not isinstance(first_stage, FirstStage):
         raise InputError("reconstruction: this model's first stage only decodes; there is nothing to measure without samples.")
+    if generate is not None:
+        sets.check_count(settings)
     run = Run(sets, settings, device, ReferenceCache(cache), progress or (lambda what, done, total: None))
     if fidelity is not None:
         _check_standard(fidelity, run, generate is not None, isinstance(first_stage, FirstStage))
@@ -83,9 +86,10 @@ def evaluate(
             found.notes.append("Retrieval@1 is left out: captions do not say which picture of a group is meant.")
         found.notes += run.distribution_notes(features)
     if bits is not None:
-        spent = bits(sets.held)
-        found.rows.append(Row.of(run.mean(spent.values), spent.key, spent.label, len(spent.values), "lower", unit="bits"))
-        found.notes.append(spent.how)
+        for spent in bits(sets.held):
+            row = Row.of(run.mean(spent.values), spent.key, spent.label, len(spent.values), "lower", unit="bits")
+            found.rows.append(row)
+            found.notes.append(spent.how)
     about = dict(about or {})
     if fidelity is not None:
         about["fidelity"] = _standard(fidelity, run, generated, made, found)
@@ -116,7 +120,7 @@ def _reconstruct(first_stage: Decoder | None, run: Run, found: _Found) -> tuple[
     )
     ceiling = settings.scorer(made.pixels, device, settings.batch_size, run.told("features of reconstructions"))
     found.rows += run.reconstruction_rows(made) + run.reconstruction_distance(ceiling)
-    found.notes.append(run.perceptual_note())
+    found.notes += run.reconstruction_notes(len(made.pixels))
     return made, ceiling
 
 

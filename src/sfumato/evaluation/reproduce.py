@@ -30,6 +30,7 @@ FACTS = (
     ("data", "held", "pixels_sha256"),
     ("data", "extra", "pixels_sha256"),
     ("data", "rest", "pixels_sha256"),
+    ("fit", "pixels_sha256"),
     ("counts", "generated"),
 )
 """What has to be the same before numbers can be."""

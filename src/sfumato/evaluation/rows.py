@@ -104,9 +104,10 @@ class Run:
 
         Pairs are resampled together.
         """
-        real, n = self.held_features()[torch.tensor(self.own)], len(features)
-        if n < FEWEST:
+        n = len(features)
+        if not self.settings.distance or n < self.settings.scorer.fewest:
             return []
+        real = self.held_features()[torch.tensor(self.own)]
         found = self.frechet(features, real)
         return [Row.of(found, "reconstruction/fd", "FD-MobileNetV2 of reconstructions", n, "lower", floor=0.0)]
 
@@ -140,12 +141,7 @@ class Run:
         n, level = len(made), self.settings.level
         if n < FEWEST:
             return []
-        floor = frechet_distance(moments(real), moments(rest)) if len(real) == n else None
-        frechet = self.frechet(made, rest)
-        rows = [Row.of(frechet, "fd", "FD-MobileNetV2", n, "lower", floor=floor)]
-        if floor is not None:
-            scaled = frechet.scaled(1 / max(floor, 1e-12))
-            rows.append(Row.of(scaled, "fd_ratio", "FD-MobileNetV2 / floor", n, "lower", floor=1.0))
+        rows = self.frechet_rows(made, real, rest) if self.settings.distance else []
         kernel = kernel_interval(made, rest, self.rng(), num_subsets=min(100, self.settings.num_resamples), level=level)
         rows.append(Row.of(kernel, "kd", "KD-MobileNetV2", n, "lower", floor=kernel_distance(real, rest)))
         k, more = min(self.settings.k, n - 1), min(NEIGHBOURS, n - 1)
@@ -155,6 +151,17 @@ class Run:
         for (key, near), mine, theirs in zip(names, flags, best, strict=True):
             beside = theirs.double().mean().item() if len(real) == n or key in ("precision", "density") else None
             rows.append(Row.of(self.mean(mine.double()), key, f"{key} (k = {near})", n, "higher", floor=beside))
+        return rows
+
+    def frechet_rows(self, made: Tensor, real: Tensor, rest: Tensor) -> list[Row]:
+        """The distance of G and B, and where A is as large as they are, how many times its own that is."""
+        n = len(made)
+        floor = frechet_distance(moments(real), moments(rest)) if len(real) == n else None
+        found = self.frechet(made, rest)
+        rows = [Row.of(found, "fd", "FD-MobileNetV2", n, "lower", floor=floor)]
+        if floor is not None:
+            scaled = found.scaled(1 / max(floor, 1e-12))
+            rows.append(Row.of(scaled, "fd_ratio", "FD-MobileNetV2 / floor", n, "lower", floor=1.0))
         return rows
 
     def retrieve(self, features: Tensor, own: Sequence[int]) -> Tensor:
@@ -177,13 +184,23 @@ class Run:
         layers = ", ".join(EMBEDDED_LAYERS)
         return f"The perceptual distance looks at layers {layers} of the embedded MobileNetV2, as the training loss can."
 
+    def reconstruction_notes(self, count: int) -> list[str]:
+        """What the perceptual distance sees, and why there is no distance of `count` reconstructions."""
+        scorer, notes = self.settings.scorer, [self.perceptual_note()]
+        if self.settings.distance and count < scorer.fewest:
+            notes.append(
+                f"The Frechet distance of reconstructions is left out: {count} pictures, and a covariance of {scorer.dims} "
+                f"features needs {scorer.fewest}."
+            )
+        return notes
+
     def scores_with_training_layer(self) -> bool:
         """Whether the training loss looked at what scores."""
         return self.settings.scorer.layer in (self.settings.training_layers or ())
 
     def distribution_notes(self, features: Tensor) -> list[str]:
         """What the distances see, what is compared with what, and where there are few pictures."""
-        layer, dims = self.settings.scorer.layer, features.shape[1]
+        layer = self.settings.scorer.layer
         used = "used" if self.scores_with_training_layer() else "did not use"
         other = "as many other real pictures" if self.sets.rest is not None else "the other half of the real pictures"
         notes = [
@@ -193,12 +210,9 @@ class Run:
         ]
         n = min(len(features), len(self.sets.rest)) if self.sets.rest is not None else len(features) // 2
         if n < FEWEST:
-            notes.append(f"Distributions are left out: {n} pictures a side, and a covariance needs at least {FEWEST}.")
-        elif n <= dims:
-            notes.append(
-                f"{n} pictures a side give a singular covariance of {dims} features: the distance compares with nothing but "
-                f"its floor; {dims + 1} or more a side are needed for a full one."
-            )
+            notes.append(f"Distributions are left out: {n} pictures a side, and {NEIGHBOURS} neighbours need {FEWEST}.")
+        if not self.settings.distance:
+            notes.append("The Frechet distance is left out, as asked.")
         if len(self.asked) > len(self.drawn):
             notes.append(
                 f"There are {len(self.asked)} generated pictures for {len(self.drawn)} held-out ones, whose captions, if any, "

@@ -50,6 +50,16 @@ class Scorer:
         if self.layer not in MobileNetV2Features.names:
             raise ValueError(f"no layer {self.layer!r} in {MobileNetV2Features.names}")
 
+    @property
+    def dims(self) -> int:
+        """D, numbers of a picture."""
+        return MobileNetV2Features.widths[MobileNetV2Features.names.index(self.layer)]
+
+    @property
+    def fewest(self) -> int:
+        """Pictures a side below which their covariance is singular, and no Frechet distance is told."""
+        return self.dims + 1
+
     def describe(self) -> dict[str, Any]:
         """What a report has to say of the extractor."""
         return {"network": "MobileNetV2", "sha256": asset_sha256(), "pooling": "mean", "interpolation": "bicubic"} | asdict(

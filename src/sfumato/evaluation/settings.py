@@ -12,9 +12,10 @@ from sfumato.errors import InputError
 from sfumato.evaluation.data import EvaluationData
 from sfumato.evaluation.scoring import Scorer
 from sfumato.losses.perceptual import EMBEDDED_LAYERS, PerceptualLoss
+from sfumato.metrics.density_coverage import NEIGHBOURS
 
-FEWEST = 8
-"""Pictures a side below which distributions are not compared."""
+FEWEST = NEIGHBOURS + 1
+"""Pictures a side below which no measure compares distributions: a ball reaches to its fifth neighbour."""
 
 
 class Generate(Protocol):
@@ -34,6 +35,7 @@ class Settings:
     k: neighbours of precision and recall; density and coverage have their paper's 5. repeat: captions are drawn again, with
     other seeds, where `num` is more than there are; else there are fewer pictures. training_layers: layers of the embedded
     network that the training loss used, None when it used another network or none. lpips: LPIPS from its published weights.
+    distance: the Frechet distance, which takes `scorer.fewest` pictures a side; False leaves it out.
     """
 
     num: int | None = None
@@ -46,6 +48,7 @@ class Settings:
     scorer: Scorer = field(default_factory=Scorer)
     training_layers: tuple[str, ...] | None = EMBEDDED_LAYERS
     lpips: PerceptualLoss | None = None
+    distance: bool = True
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 1:
@@ -64,17 +67,21 @@ class Sets:
     extra: EvaluationData | None = None
     rest: EvaluationData | None = None
 
-    def check_count(self, num: int | None, repeat: bool = False) -> None:
-        """Raises `InputError` when `num` drawn pictures (None: one for each held-out one) are too few for a covariance."""
+    def check_count(self, settings: Settings) -> None:
+        """Raises `InputError` where a Frechet distance is asked for and there are too few pictures for its covariances."""
+        if not settings.distance:
+            return
         there = len(self.held) + (0 if self.extra is None else len(self.extra))
-        wanted = len(self.held) if num is None else num
-        drawn = wanted if repeat else min(wanted, there)
+        wanted = len(self.held) if settings.num is None else settings.num
+        drawn = wanted if settings.repeat else min(wanted, there)
+        fewest, dims = settings.scorer.fewest, settings.scorer.dims
         if self.rest is None:
-            needed, told, given = 2 * FEWEST, "half of which are compared with the other half", drawn
+            needed, told, given = f"{2 * fewest}, {fewest} a half", "half of which are compared with the other half", drawn // 2
         else:
-            needed, told, given = FEWEST, f"compared with {len(self.rest)} other real ones", min(drawn, len(self.rest))
-        if given < needed:
+            needed, told, given = f"{fewest}", f"compared with {len(self.rest)} other real ones", min(drawn, len(self.rest))
+        if given < fewest:
+            again = "" if settings.repeat else ", draw captions again (--protocol quick)"
             raise InputError(
-                f"{drawn} pictures to draw, {told}: a covariance, and so the Frechet distance, needs at least {needed}; give "
-                "more (--num, --data), or measure the first stage alone (--reconstruction-only)."
+                f"{drawn} pictures to draw, {told}: the Frechet distance needs at least {needed}, for a covariance of {dims} "
+                f"features; give more (--num, --data){again}, or leave the distance out (--no-fd)."
             )

@@ -27,11 +27,15 @@ Say = Callable[[Record], str]
 
 @dataclass(frozen=True)
 class Source:
-    """The sets, which split is held out, and how many pictures of the chosen ones could not be read."""
+    """The sets, which split is held out, and how many pictures of the chosen ones could not be read.
+
+    fit: training pictures for the variance of a decoder, where they were asked for; `sets.rest` is as small as what is drawn.
+    """
 
     sets: Sets
     split: str
     unreadable: int
+    fit: EvaluationData | None = None
 
 
 def group_of(record: Record) -> str:
@@ -64,12 +68,13 @@ def read_sets(
     say: Say = caption_of,
     seed: int = 0,
     rest: int | None = None,
+    fit: int = 0,
 ) -> Source:
     """Pictures of `shape` (C, H, W) for an evaluation that draws `num` of split `name` (None: test, else validation).
 
     With `num` above the split's size, validation captions help out the test's, never the other way round. The other
-    real pictures are `rest` from training (None: as many as are drawn), chosen once for all seeds. Raises `InputError`: no such
-    folder or split.
+    real pictures are `rest` from training (None: as many as are drawn), chosen once for all seeds, as are `fit` more. Raises
+    `InputError`: no such folder or split.
     """
     if name not in (None, *SPLITS):
         raise unknown("split", str(name), SPLITS)
@@ -86,7 +91,8 @@ def read_sets(
     extra = loader.some([more[i] for i in choose(len(more), extra_wanted, seed)])
     drawn = min(wanted, len(held) + (0 if extra is None else len(extra)))
     others = loader.some([parts.train[i] for i in choose(len(parts.train), drawn if rest is None else rest, 0)])
-    return Source(Sets(held, extra, others), chosen, loader.unreadable)
+    fitted = _Loader(shape, say).some([parts.train[i] for i in choose(len(parts.train), fit, 0)])
+    return Source(Sets(held, extra, others), chosen, loader.unreadable, fitted)
 
 
 def read_records(records: Sequence[Record], shape: tuple[int, int, int], say: Say) -> tuple[EvaluationData, int]:

@@ -85,12 +85,13 @@ class MobileNetV2Features(FeatureExtractor):
     "block6-9" (64, 1/16), "block10" (96, 1/16); a block's layer is its output. Sides should be multiples of 16."""
 
     names = ("stem", *(f"block{i}" for i in range(len(BLOCKS))))
+    widths = (STEM_WIDTH, *(b.width for b in BLOCKS))
+    """Channels of each layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = PaddedConv(3, STEM_WIDTH, stride=2)
-        widths = [STEM_WIDTH, *(b.width for b in BLOCKS)]
-        self.blocks = nn.ModuleList(InvertedResidual(w, b) for w, b in zip(widths, BLOCKS))
+        self.blocks = nn.ModuleList(InvertedResidual(w, b) for w, b in zip(self.widths, BLOCKS))
         self.freeze()
 
     def trunk(self, rgb: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:

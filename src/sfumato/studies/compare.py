@@ -25,6 +25,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from sfumato.errors import InputError, SfumatoError
+from sfumato.evaluation.decoder import DecoderLoss
+from sfumato.evaluation.likelihood import UndefinedBits
 from sfumato.evaluation.provenance import provenance
 from sfumato.generation.engine import NotFiniteError
 from sfumato.generation.pipeline import Pipeline, load
@@ -32,7 +34,7 @@ from sfumato.io.files import machine_errors
 from sfumato.io.weights import read_weights, save_weights
 from sfumato.metrics.bootstrap import mean_interval
 from sfumato.studies import records
-from sfumato.studies.bits import BitsSettings, bits_of
+from sfumato.studies.bits import held_out_bits
 from sfumato.studies.families import Family, budgeted
 from sfumato.studies.judge import Protocol, Reference, Verdict, check_count, judge
 from sfumato.studies.results import DIVERGED, DONE, FAILED, NEIGHBOURS, SAMPLES, Result, Score, read_result
@@ -255,20 +257,26 @@ class Comparison:
         held, protocol = self.reference.held_out[: self.settings.protocol.bits], self.settings.protocol
         if len(held) == 0:
             return "no picture is held out."
-        loss = config.first_stage.loss
-        gaussian = loss.pixel == "l2" and loss.perceptual == "none" and (loss.gan_start == "never" or loss.gan_weight == 0)
-        how = BitsSettings(steps=self.settings.bound_steps, batch_size=self.settings.batch_size, seed=protocol.seed)
         try:
-            found = bits_of(pipeline.model, held, self.reference.training[:512], how, gaussian, self.device)
+            found = held_out_bits(
+                pipeline.model,
+                held,
+                self.reference.training,
+                DecoderLoss.of(config.first_stage.squared_error_alone),
+                steps=self.settings.bound_steps,
+                batch_size=self.settings.batch_size,
+                seed=protocol.seed,
+                device=self.device,
+            )
+        except UndefinedBits as error:
+            return f"{error.why}."
         except InputError as error:
             return str(error)
-        if found.values is None:
-            return found.kind
         if not bool(found.values.isfinite().all()):
             return "it is infinite for some held-out pictures."
         rng = torch.Generator().manual_seed(protocol.seed)
         scores["bits"] = Score.of(mean_interval(found.values, rng, protocol.num_resamples))
-        return found.kind
+        return "exact" if found.exact else "bound"
 
     def _data(self) -> dict[str, Any]:
         prepared = self.prepared

@@ -9,7 +9,7 @@ from typing import Any
 from sfumato.build import TrainedConditionerConfig
 from sfumato.conditioners.compose import CompositeConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig
-from sfumato.config import to_dict
+from sfumato.config import from_dict, to_dict
 from sfumato.training.config import RunConfig
 
 TOLD: dict[str, tuple[str, str, str]] = {
@@ -24,6 +24,21 @@ TOLD: dict[str, tuple[str, str, str]] = {
     "none": ("none", "generate", "unconditional-image-generation"),
 }
 """By kind of conditioner: what it is told, how pictures are made, and what hubs call that."""
+
+
+CONFIG = "\n## Config\n\n```json\n"
+"""Before the run's config at the card's end, closed by three backticks."""
+
+
+def config_of(text: str) -> RunConfig | None:
+    """The config of the run that a card tells of; None for a card of another kind, or with fields of another release."""
+    _, found, rest = text.rpartition(CONFIG)
+    if not found:
+        return None
+    try:
+        return from_dict(RunConfig, json.loads(rest.partition("\n```")[0]), "config")
+    except (ValueError, RecursionError):  # no JSON, or no such config, which is an `InputError`
+        return None
 
 
 def _told(conditioner: TrainedConditionerConfig) -> tuple[str, str, str]:
@@ -123,10 +138,6 @@ trained by `sfumato train`. Conditioned on: {conditioned}.
 ## Limits
 
 It knows only what its training pictures show. The samples in `samples/` of the run were made from fixed seeds and not chosen.
-
-## Config
-
-```json
-{json.dumps(to_dict(config), indent=1, ensure_ascii=False)}
+{CONFIG}{json.dumps(to_dict(config), indent=1, ensure_ascii=False)}
 ```
 """

@@ -204,6 +204,16 @@ class FirstStageRun:
     gan: GanConfig = field(default_factory=GanConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
+    @property
+    def squared_error_alone(self) -> bool | None:
+        """Whether the decoder learned from squared error alone, a Gaussian's; None: it is taken from elsewhere."""
+        if self.frozen:
+            return None
+        loss = self.loss
+        perceptual = loss.perceptual != "none" and loss.perceptual_weight > 0
+        critic = loss.gan_start != "never" and loss.gan_weight > 0
+        return loss.pixel == "l2" and not perceptual and not critic
+
 
 @dataclass(frozen=True)
 class PriorRun:
