@@ -19,7 +19,7 @@ from sfumato.explain.plane import Series
 from sfumato.explain.rate_distortion import Curve, Point
 from sfumato.first_stages.base import FirstStage
 
-LONGEST, LONGEST_SIZED = 44, 28
+LONGEST, LONGEST_SIZED = 40, 26
 """Characters of a name that a line of the legend has room for, and beside a size."""
 
 

@@ -16,7 +16,7 @@ from sfumato.explain.axes import ticks
 from sfumato.explain.figure import printable
 from sfumato.explain.rate_distortion import Curve, Point
 
-WIDTH, HEIGHT = 720, 440
+WIDTH, HEIGHT = 760, 440
 """Of the figure above its legend."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 60, 62
 ROW, SWATCH = 18, 26

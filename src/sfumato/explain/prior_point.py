@@ -60,7 +60,7 @@ def prior_point(
 ) -> Point:
     """Rate and distortion of pictures (N, C, H, W) uint8 under a prior that is no diffusion.
 
-    Picture i has the noise of seed + i. Raises `InputError` for no pictures, and a pair without such a point (`has_prior_point`).
+    Picture i has the noise of seed + i. Raises `InputError` for no pictures, and pairs without a point (`has_prior_point`).
     """
     check_pixels(pixels)
     found = _asked(first_stage, prior)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +94,13 @@ def _places(models: Sequence[str], levels: int | None) -> list[str]:
 
 
 def _names(pipelines: Sequence[Pipeline], places: Sequence[str]) -> list[str]:
-    """Their own, with the place where two are of one name."""
-    own = [pipeline.name for pipeline in pipelines]
-    return [name if own.count(name) == 1 else f"{name} ({place})" for name, place in zip(own, places, strict=True)]
+    """Their own, with the part of their places in which models of one name differ."""
+    own, full = [pipeline.name for pipeline in pipelines], [os.path.abspath(place) for place in places]
+    found = []
+    for name, path in zip(own, full, strict=True):
+        twins = [os.path.dirname(other) for other, its in zip(full, own, strict=True) if its == name]
+        found.append(name if len(twins) == 1 else f"{name} ({os.path.relpath(path, os.path.commonpath(twins))})")
+    return found
 
 
 def check(pipeline: Pipeline, name: str) -> None:
