@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from sfumato.build import ModelConfig, build_model
+from sfumato.cli.analyses.rate_distortion import MOST_MODELS
 from sfumato.cli.main import main
 from sfumato.conditioners.none import NoneConfig
+from sfumato.explain.plane import COLOURS
 from sfumato.first_stages.identity import IdentityConfig
 from sfumato.first_stages.vq import VQConfig
 from sfumato.io.pretrained import SamplingDefaults, save_pretrained
@@ -144,3 +146,7 @@ def test_what_is_wrong_is_one_line(names, more, words, data, tmp_path, capsys):
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_as_many_models_as_colours():
+    assert len(COLOURS) == MOST_MODELS

@@ -98,3 +98,11 @@ def test_every_model_has_its_colour_and_every_mark_its_line_of_the_legend():
     assert any(words.text == "of which pictures" for words in elements(text, "text"))
     with pytest.raises(InputError, match=f"got {len(COLOURS) + 1} models, expected at most {len(COLOURS)}"):
         planes([one] * (len(COLOURS) + 1), "title")
+
+
+def test_what_is_not_finite_has_no_place():
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(InputError, match="not finite"):
+            planes([Series([("a", curve_of([0.0, wrong], [9.0, 1.0]))])], "title")
+        with pytest.raises(InputError, match="not finite"):
+            plane([], [Point("stage", 1.0, wrong, "")], "title")

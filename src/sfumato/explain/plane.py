@@ -42,8 +42,8 @@ class Series:
 
 
 def plane(curves: Sequence[tuple[str, Curve]], points: Sequence[Point], title: str) -> str:
-    """The SVG text of one model: RMSE (0 ... 255) over bits per value of the picture, a line for each named curve, a dot for
-    each first stage."""
+    """The SVG text of one model: RMSE (0 ... 255) over bits per value of the picture, a line for each named curve, a ring for
+    each first stage. Raises `InputError` for numbers that are not finite."""
     return planes([Series(curves, [(f"{point.name}, {point.under}", point) for point in points])], title)
 
 
@@ -51,7 +51,7 @@ def planes(series: Sequence[Series], title: str, note: str = "", *, root: bool =
     """The same of several models, each in its colour. note: a line below the title. root: rates stand at their square roots,
     so that latents, which cost a tenth of what pixels do, have room beside these.
 
-    Raises `InputError` for more models than there are colours.
+    Raises `InputError` for more models than there are colours, and for numbers that are not finite.
     """
     if len(series) > len(COLOURS):
         raise InputError(f"rate and distortion: got {len(series)} models, expected at most {len(COLOURS)} on a pair of axes.")
@@ -65,9 +65,8 @@ def planes(series: Sequence[Series], title: str, note: str = "", *, root: bool =
 
     for one, colour in zip(series, COLOURS, strict=False):
         for index, (name, curve) in enumerate(one.curves):
-            look = f'fill="none" stroke="{colour}" stroke-width="2"' + (
-                f' stroke-dasharray="{2 * index + 2} 3"' if index else ""
-            )
+            dash = f' stroke-dasharray="{2 * index + 2} 3"' if index else ""
+            look = f'fill="none" stroke="{colour}" stroke-width="2"{dash}'
             lines.append(_line(curve, scale, look))
             listed(partial(_stroke, look), name, _ends(curve))
         for drawn, draw, key, named in (
@@ -110,6 +109,11 @@ class _Scale:
         across = [float(r) for one in curves for r in one.rate] + [point.rate for point in points]
         across += [one.lossless for one in curves if one.lossless is not None]
         up = [float(e) for one in curves for e in one.rmse] + [point.rmse for point in points]
+        if not all(math.isfinite(value) for value in (*across, *up)):
+            raise InputError(
+                "rate and distortion: some rates or errors are not finite, and have no place on axes; look for the model that "
+                "diverged in what is printed, and leave it out."
+            )
         x_max, y_max = (1.03 * max(values, default=0.0) or 1.0 for values in (across, up))
         return _Scale(x_max, y_max, root)
 
