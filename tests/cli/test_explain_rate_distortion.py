@@ -148,5 +148,14 @@ def test_what_is_wrong_is_one_line(names, more, words, data, tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_model_that_needs_more_than_data_is_named_before_anything_is_measured(data, tmp_path, capsys):
+    model = write_model(tmp_path / "latent", LATENT)
+    assert explain([model, Path("emoji-upscale")], data, tmp_path / "plane.svg") == 2
+    found = capsys.readouterr()
+    assert "model: 'emoji-upscale': this model needs a small picture" in found.err
+    assert found.err.count("\n") == 1
+    assert found.out == ""
+
+
 def test_as_many_models_as_colours():
     assert len(COLOURS) == MOST_MODELS

@@ -64,9 +64,8 @@ def run(args: argparse.Namespace) -> int:
     same: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     rated, stream = [], None
     held_outs = [common.held_out(pipeline, data, args.split, num, seed) for pipeline in pipelines]
-    for pipeline, held in zip(pipelines, held_outs, strict=True):
-        if _is_told(pipeline):
-            _condition(pipeline, held, slice(0, 1))  # what a model has to be told is missed now, and not after an hour
+    for pipeline, held, name in zip(pipelines, held_outs, names, strict=True):
+        check_told(pipeline, held, name)
     for pipeline, held, name in zip(pipelines, held_outs, names, strict=True):
         rated.append(measure(pipeline, held, steps, name=name, **same))
         print(table(rated[-1], headed=len(pipelines) > 1), end="", flush=True)
@@ -118,6 +117,16 @@ def check(pipeline: Pipeline, name: str) -> None:
         raise InputError(
             f"model: {shorten(name)} is a {type(prior).__name__} over pixels, which gives 8-bit pictures no bits; leave it out."
         )
+
+
+def check_told(pipeline: Pipeline, held: EvaluationData, name: str) -> None:
+    """Raises `InputError` for a prior that has to be told more than data says: at once, and not after an hour of others."""
+    if not _is_told(pipeline):
+        return
+    try:
+        _condition(pipeline, held, slice(0, 1))
+    except InputError as error:
+        raise InputError(f"model: {shorten(name)}: {error}") from None
 
 
 def _has_chain(pipeline: Pipeline) -> bool:
