@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
+from PIL import ImageFont
 from torch import Tensor, nn
 
 from oracles import GaussianData
@@ -15,7 +17,7 @@ from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.prediction import Prediction
 from sfumato.diffusion.schedule import Schedule, ScheduleConfig, ScheduleName, make_schedule
 from sfumato.errors import InputError
-from sfumato.explain.losses import figure, losses
+from sfumato.explain.losses import Losses, figure, losses
 from sfumato.noise import PictureNoise
 
 DATA = GaussianData(0.0, 1.0)
@@ -101,6 +103,24 @@ def test_one_picture_has_no_deviation_and_a_figure():
     found = losses(denoiser, empty, unit_latents(1), 1024, num_parts=2)
     torch.testing.assert_close(found.deviation, torch.zeros(2, dtype=torch.float64))
     assert "without L_0" in figure(found, "title").svg()
+
+
+@pytest.mark.parametrize("bits", [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+def test_the_running_share_crosses_none_of_the_figure_s_words(bits):
+    """Wherever the bound lies: no point of a line, walked in small steps, is within the box of a text."""
+    ones = torch.ones(4, dtype=torch.float64)
+    drawn = figure(Losses(torch.linspace(0, 1, 5), ones, ones / 9, torch.tensor(bits).double(), 0.0, None, 8), "title")
+    walked = [
+        (a[0] + (b[0] - a[0]) * step / 200, a[1] + (b[1] - a[1]) * step / 200)
+        for line in drawn.lines
+        for a, b in itertools.pairwise(line.points)
+        for step in range(201)
+    ]
+    for words in (one for one in drawn.texts if not one.turned):
+        width = ImageFont.load_default(words.size).getlength(words.words)
+        left = words.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[words.anchor]
+        top, floor = words.y - 0.75 * words.size, words.y + 0.2 * words.size
+        assert not any(left < x < left + width and top < y < floor for x, y in walked), words
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -116,8 +116,8 @@ def _say_sizes(source: Path, out: Path) -> None:
 
 def _transform(args: argparse.Namespace, out: Path) -> None:
     """Another form."""
+    from sfumato.generation.loading import Place
     from sfumato.generation.output import checked_path
-    from sfumato.generation.pipeline import Place
     from sfumato.interop import convert
     from sfumato.interop.ema import Weights
 

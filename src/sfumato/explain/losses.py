@@ -207,6 +207,6 @@ def figure(found: Losses, title: str) -> Figure:
     running = (100 * found.shares.cumsum(0)).tolist()
     below.line([edges[0], *edges[1:]], [0.0, *running], MARK, 1.4)
     below.frame("t  (0 is clean, 1 is noise)", "% of the bound")
-    below.say(1.0, 0.13, "all parts up to t", "end", MARK)
+    below.say(1.0, -0.05, "all parts up to t", "end", MARK)  # above the axes: inside them the line may run anywhere
     drawn.texts.append(Text(340, 452, summary(found), "middle", 12, FAINT))
     return drawn

@@ -146,10 +146,7 @@ def first_stage_point(
         elif q.log_variance is not None:
             moments.add(q.mean, q.log_variance)
         else:
-            raise InputError(
-                f"{type(first_stage).__name__} has no rate of its own: its latents are real numbers without spread, which cost "
-                "infinitely many bits; only a KL or VQ first stage is a point of the rate-distortion plane."
-            )
+            raise no_rate(first_stage)
     rmse = math.sqrt(error / pixels.numel())
     if codes:
         nats = sum(_entropy(counts) for counts in codes)
@@ -167,6 +164,14 @@ def log_plan(schedule: Schedule, num_steps: int) -> Tensor:
     plan = times_of(Spacing.exponential, schedule, num_steps)
     plan[0] = 1.0  # it is but for rounding
     return plan
+
+
+def no_rate(first_stage: FirstStage) -> InputError:
+    """Why an encoder without spread or codes is no point."""
+    return InputError(
+        f"{type(first_stage).__name__} has no rate of its own: its latents are real numbers without spread, which cost "
+        "infinitely many bits; only a KL or VQ first stage is a point of the rate-distortion plane."
+    )
 
 
 def check_pixels(pixels: Tensor) -> None:

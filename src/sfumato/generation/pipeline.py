@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +13,21 @@ from torch import Tensor
 
 from sfumato.conditioners.none import Unconditional
 from sfumato.diffusion.guide import Guide, Score
-from sfumato.errors import InputError, unknown
+from sfumato.errors import InputError
 from sfumato.generation.device import find_device
 from sfumato.generation.engine import Made, NotFiniteError, OnStep, run
 from sfumato.generation.guides import small_picture
 from sfumato.generation.known import MARGIN, known_part
 from sfumato.generation.limits import AUTO, WHITE, shorten
+from sfumato.generation.loading import AVERAGES, Place, Published, load_place
 from sfumato.generation.metadata import Parameters
 from sfumato.generation.pixels import WITH_ALPHA, from_picture
-from sfumato.generation.precision import HALVES, find_dtype, turn_parameters
+from sfumato.generation.precision import HALVES
 from sfumato.generation.request import BATCH_SIZE, Draft, Picture, Request, Scales
 from sfumato.generation.settings import check_asked, has_sampler, settings_of_request
 from sfumato.generation.tasks.methods import TaskMethods
 from sfumato.generation.tiling import TILING, Tiling, encode
-from sfumato.io.pretrained import LoadedModel, load_pretrained, shipped_models
+from sfumato.io.pretrained import LoadedModel
 from sfumato.latent import Codes, Grid
 from sfumato.model import LatentModel
 from sfumato.priors.diffusion import DiffusionPrior, DiffusionSettings, Start
@@ -36,11 +37,7 @@ from sfumato.samplers.known import Known
 
 if TYPE_CHECKING:
     from sfumato.interop.cards import Card
-    from sfumato.interop.lora import Lora
     from sfumato.interop.merge import Scale
-
-
-AVERAGES = "ema"  # `sfumato.interop.ema.Weights.ema`
 
 
 class Pipeline(TaskMethods):
@@ -298,94 +295,8 @@ def load(
     manifest). Raises `InputError` when there is no such model or device, or a file is damaged.
     """
     where = find_device(device)
-    found = Place.of(name_or_path)
-    kind = find_dtype(dtype, where, found.published)
-    if found.published:
-        words = None if vocabulary is None else Path(vocabulary)
-        return Pipeline(_load_published(found, where, card, weights, words, loras, kind, verify), where)
-    if card is not None or vocabulary is not None or weights != AVERAGES:
-        raise InputError(
-            f"card, weights and vocabulary are for published models (.ckpt, .safetensors, diffusers folders); "
-            f"{shorten(str(name_or_path))} is none."
-        )
-    changes = _read_loras(loras)
-    loaded = load_pretrained(name_or_path, where)
-    if changes:
-        loaded = _with_loras(loaded, loaded.name, changes)
-    if kind is not torch.float32:
-        turn_parameters(loaded.model, kind)
-    return Pipeline(loaded, where)
-
-
-CHECKPOINTS = (".ckpt", ".safetensors")
-"""How published files end: a name that ends so is a path, and none of ours or of the hub's."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model lies, and whether it is one that others published. `name`: of one from the hub, with its commit."""
-
-    path: Path
-    published: bool
-    name: str | None = None
-
-    @staticmethod
-    def of(name_or_path: str | Path) -> Place:
-        path = Path(name_or_path)
-        if str(name_or_path) in shipped_models():
-            return Place(path, False)
-        try:
-            if path.exists():
-                return Place(path, path.is_file() or (path / "model_index.json").is_file())
-        except (OSError, ValueError):  # no path can have this name: too long, a NUL
-            return Place(path, False)
-        if path.suffix.lower() in CHECKPOINTS and ":" not in str(path):  # not OWNER/NAME:FILE on the hub
-            raise InputError(f"no such file: {str(path)[:200]}.")
-        from sfumato.interop.hub import from_hub, is_repository, repository
-
-        if not is_repository(str(name_or_path)) or path.parent.exists():  # runs/photo, where there is a runs: a slip
-            return Place(path, False)
-        snapshot = from_hub(repository(str(name_or_path)))
-        return Place(snapshot.path, True, snapshot.pinned)
-
-
-def _load_published(
-    place: Place,
-    device: torch.device,
-    card: str | Card | None,
-    weights: str,
-    vocabulary: Path | None,
-    loras: Sequence[tuple[str | Path, Scale]],
-    dtype: torch.dtype,
-    verify: bool,
-) -> LoadedModel:
-    from sfumato.interop.ema import Weights  # with its cards and key maps: only who has such a file waits for them
-    from sfumato.interop.load import load_published
-
-    if weights not in [known.value for known in Weights]:
-        raise unknown("weights", str(weights)[:40], [known.value for known in Weights])
-    changes = _read_loras(loras)
-    loaded = load_published(
-        place.path, weights=Weights(weights), card=card, vocabulary=vocabulary, device=device, dtype=dtype, verify=verify
-    )
-    return _with_loras(loaded, place.name or loaded.name, changes)
-
-
-def _read_loras(loras: Sequence[tuple[str | Path, Scale]]) -> list[tuple[Lora, Scale]]:
-    """LoRA files with their scales, before the model is loaded: what is wrong with them is said at once."""
-    if not loras:
-        return []
-    from sfumato.interop.lora import read_lora
-
-    return [(read_lora(path), scale) for path, scale in loras]
-
-
-def _with_loras(loaded: LoadedModel, name: str, changes: Sequence[tuple[Lora, Scale]]) -> LoadedModel:
-    """The model `name` with LoRAs added to its weights, each by its scale, and named after them too."""
-    from sfumato.interop.merge import merge, scale_text
-
-    merge(loaded.model, changes)
-    return replace(loaded, name=" + ".join([name, *(f"{lora.path.stem}:{scale_text(scale)}" for lora, scale in changes)]))
+    given = Published(card, weights, None if vocabulary is None else Path(vocabulary), verify)
+    return Pipeline(load_place(Place.of(name_or_path), name_or_path, where, given, loras, dtype), where)
 
 
 def _prompts(prompts: str | Sequence[str], inputs: Any) -> tuple[str, ...]:
