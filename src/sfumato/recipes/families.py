@@ -59,16 +59,16 @@ def gan() -> RunConfig:
     """A generator of pictures against a discriminator (Goodfellow et al. 2014, arXiv 1406.2661).
 
     The relativistic game with penalties at real and generated pictures, which converges (Huang et al. 2024, arXiv 2501.05441).
-    Wider networks at 5e-4 and penalties of 0.2 collapse within a hundred steps (docs/lab-log.md).
+    Wider networks need a smaller rate and learn slower; penalties of 0.2 collapse within a hundred steps (docs/lab-log.md).
     Command: `sfumato train family-gan --data DIR --out RUN`. Hardware: one GPU.
     """
-    model = GeneratorConfig(3, dim=128, widths=(256, 256, 128, 64), mapping_width=256)
-    train = _optim(20_000, 128, learning_rate=2e-4, betas=(0.0, 0.99), precision="fp32", grad_clip=0.0, ema_decay=0.999)
+    model = GeneratorConfig(3, dim=128, widths=(128, 128, 96, 48), mapping_width=256)
+    train = _optim(20_000, 128, learning_rate=5e-4, betas=(0.0, 0.99), precision="fp32", grad_clip=0.0, ema_decay=0.999)
     first = FirstStageRun(
         model=model,
         train=train,
         gan=GanConfig(game="relativistic", r1=2.0, r2=2.0),
-        discriminator=DiscriminatorConfig(widths=(64, 128, 256, 256)),
+        discriminator=DiscriminatorConfig(widths=(48, 96, 128, 128)),
     )
     return _family("gan", first, NormalConfig())
 
