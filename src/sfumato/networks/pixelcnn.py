@@ -29,7 +29,8 @@ class PixelCNNConfig:
     """Which PixelCNN. channels: codes a place. dim: features of each stack. kernel, first_kernel: sides of the masked squares.
 
     num_classes or vector_dim: what the `vector` slot holds, whole numbers or a vector. concat_channels: of the `concat` slot,
-    a map of the size of the codes, such as the embedding of a coarser level.
+    a map of the size of the codes, such as the embedding of a coarser level. dropout: of what a layer adds, and of what the
+    vertical stack tells the horizontal one (as in the residual path of Salimans et al. 2017, arXiv 1701.05517, Sec. 2.5).
     """
 
     kind: ClassVar[str] = "pixelcnn"
@@ -42,6 +43,7 @@ class PixelCNNConfig:
     num_classes: int | None = None
     vector_dim: int | None = None
     concat_channels: int = 0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "channels", "dim", "depth", "num_classes", "vector_dim"):
@@ -53,6 +55,8 @@ class PixelCNNConfig:
                 raise InputError(f"PixelCNN {name} is {getattr(self, name)}: expected an odd number from 3.")
         if self.dim % self.channels:
             raise InputError(f"PixelCNN dim={self.dim} is not a multiple of channels={self.channels}, which share it.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"PixelCNN dropout is {self.dropout}: expected a share from 0 to below 1.")
         if self.concat_channels < 0:
             raise InputError(f"PixelCNN concat_channels is {self.concat_channels}: expected 0 or more.")
         if self.num_classes is not None and self.vector_dim is not None:
@@ -96,6 +100,7 @@ class GatedLayer(nn.Module):
         self.across = nn.Conv2d(2 * dim, 2 * dim, 1)
         self.horizontal = MaskedConv(dim, 2 * dim, self.reach + 1, channels, strict=first, halves=2)
         self.out = MaskedConv(dim, dim, 1, channels)
+        self.dropout = nn.Dropout(config.dropout)
         self.label = nn.Embedding(config.num_classes, 4 * dim) if config.num_classes else None
         self.vector = nn.Linear(config.vector_dim, 4 * dim) if config.vector_dim else None
         self.concat = nn.Conv2d(config.concat_channels, 4 * dim, 1) if config.concat_channels else None
@@ -103,10 +108,10 @@ class GatedLayer(nn.Module):
     def forward(self, v: Tensor, h: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
         """v and h (B, D, h, w) -> the same. v at a row holds what is above it; the row above it is the last."""
         deep = self.vertical(F.pad(v, (self.reach, self.reach, self.reach, 0)))  # (B, 2D, h, w)
-        wide = self.horizontal(h) + self.across(deep)
+        wide = self.horizontal(h) + self.across(self.dropout(deep))
         for term in self._conditions(cond):
             deep, wide = deep + term[:, : deep.shape[1]], wide + term[:, deep.shape[1] :]
-        new = self.out(_gate(wide))
+        new = self.out(self.dropout(_gate(wide)))
         return _gate(deep), new if self.first else h + new
 
     def _conditions(self, cond: Conditioning) -> list[Tensor]:

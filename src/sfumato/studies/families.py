@@ -23,8 +23,8 @@ FIRST_STAGE_SHARE = 0.4
 """Of the budget of a family with two stages to train."""
 ENDLESS = 10**8
 """Steps of a stage that its budget ends."""
-LOG_EVERY = 20
-"""Steps between points of a loss curve, at most."""
+LOG_EVERY, HELD_OUT_EVERY = 20, 250
+"""Steps between points of a curve of the loss, and of that of held-out pictures, at most."""
 
 
 @dataclass(frozen=True)
@@ -155,5 +155,12 @@ def _within(train: OptimConfig, seconds: float, flops: float) -> OptimConfig:
     """
     if seconds <= 0 and flops <= 0:
         return train
-    log_every = min(train.log_every, LOG_EVERY)
-    return dataclasses.replace(train, steps=ENDLESS, seconds=seconds, flops=flops, log_every=log_every, sample_every=ENDLESS)
+    return dataclasses.replace(
+        train,
+        steps=ENDLESS,
+        seconds=seconds,
+        flops=flops,
+        log_every=min(train.log_every, LOG_EVERY),
+        held_out_every=min(train.held_out_every, HELD_OUT_EVERY),
+        sample_every=ENDLESS,
+    )

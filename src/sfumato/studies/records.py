@@ -67,9 +67,13 @@ def curves(folder: Path) -> tuple[Curve, ...]:
 
 
 def _names(rows: list[dict[str, Any]]) -> list[str]:
-    """The loss where it is called so; else the totals of all optimizers."""
+    """The loss where it is called so, and that of held-out pictures; else the totals of all optimizers."""
     known = {name for row in rows for name in row}
-    return ["loss"] if "loss" in known else sorted(name for name in known if name.endswith("/total"))
+    return (
+        [name for name in ("loss", "held_out") if name in known]
+        if "loss" in known
+        else sorted(name for name in known if name.endswith("/total"))
+    )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

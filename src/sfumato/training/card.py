@@ -11,6 +11,7 @@ from sfumato.conditioners.compose import CompositeConfig
 from sfumato.conditioners.low_resolution import LowResolutionConfig
 from sfumato.config import from_dict, to_dict
 from sfumato.training.config import RunConfig
+from sfumato.training.held_out import Found
 
 TOLD: dict[str, tuple[str, str, str]] = {
     "text": ("text", 'generate "a prompt"', "text-to-image"),
@@ -72,6 +73,10 @@ def _stages(config: RunConfig, first: Mapping[str, Any], prior: Mapping[str, Any
         said.append(_steps("First stage", first, config.first_stage.train.batch_size))
     if prior["steps"]:
         said.append(_steps("Prior", prior, config.prior.train.batch_size))
+        if "held_out" in prior:
+            kept = "; the weights of the former are kept" if config.prior.train.keep == "best" else ""
+            found = Found(**prior["held_out"]).told()
+            said.append(f"{found[0].upper()}{found[1:]}{kept}.")
     return " ".join(said)
 
 

@@ -54,6 +54,10 @@ def check(config: RunConfig) -> None:
                 f"first_stage.loss.codebook_decay is {first.loss.codebook_decay}, and this first stage has no codebook; "
                 "set it to 0, and codebook_revive too."
             )
+    if first.train.keep == "best":
+        raise InputError(
+            'first_stage.train.keep is "best", which needs a held-out loss, and a prior alone has one; set "last".'
+        )
     for name, source in (("first_stage.init", first.init), ("prior.init", config.prior.init)):
         if source and not (name == "first_stage.init" and Path(source).is_file()):
             try:

@@ -60,6 +60,8 @@ class OptimConfig:
     `seconds`: a time budget that ends the stage before `steps` are done (`sfumato.training.clock` says what counts), and the
     cosine with it; 0 for none. `flops`: a budget in floating-point operations (`sfumato.training.operations` says which); of
     both, the one that is spent first.
+    `keep`: of a prior, which weights become the model: the last, or those with the smallest loss of held-out pictures, which
+    is measured every `held_out_every` steps (`sfumato.training.held_out`).
     """
 
     steps: int = 10_000
@@ -85,6 +87,8 @@ class OptimConfig:
     max_bad_steps: int = 20
     seconds: float = 0.0
     flops: float = 0.0
+    held_out_every: int = 1000
+    keep: Literal["last", "best"] = "last"
 
     @property
     def length(self) -> str:
@@ -95,8 +99,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _at_least(
-            self, 1, "steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_bad_steps"
-        )
+            self, 1, "steps", "batch_size", "accumulate", "checkpoint_every", "sample_every", "log_every", "max_bad_steps",
+            "held_out_every",
+        )  # fmt: skip
         _at_most(self, MAX_STEPS, "steps", "warmup_steps")
         _at_most(self, MAX_BATCH_SIZE, "batch_size")
         _at_least(self, 0, "final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seconds", "flops")

@@ -100,8 +100,16 @@ class Trainer:
         """Write a checkpoint of the present step."""
         save_checkpoint(self.directory / "checkpoints", self.state.step, self.state.tensors(), self.state.values())
 
-    def run(self, stop: StopFlag, on_sample: Callable[[int], None] | None = None) -> Outcome:
-        """Train until the configured steps are done, a budget is spent or `stop` is set; the state is always saved."""
+    def run(
+        self,
+        stop: StopFlag,
+        on_sample: Callable[[int], None] | None = None,
+        measure: Callable[[int], Mapping[str, float]] | None = None,
+    ) -> Outcome:
+        """Train until the configured steps are done, a budget is spent or `stop` is set; the state is always saved.
+
+        `measure` is called every `held_out_every` steps and after the last; what it returns is logged with that step.
+        """
         config, begin, start = self.config, self.state.step, time.monotonic()
         saved = begin if begin else -1
         while not self.done and not stop:
@@ -109,9 +117,13 @@ class Trainer:
                 values = self._guarded_step(self.state.step)
             self.state.step += 1
             step = self.state.step
+            measured: Mapping[str, float] = {}
+            if measure is not None and (step % config.held_out_every == 0 or self.done):
+                measured = measure(step)
             if values is not None:
                 total = self.state.clock.expected_steps(step, config.steps)
-                self.reporter.step(self.task.name, step, total, config.batch_size, values, log=step % config.log_every == 0)
+                log = step % config.log_every == 0 or bool(measured)
+                self.reporter.step(self.task.name, step, total, config.batch_size, {**values, **measured}, log=log)
             if step % config.checkpoint_every == 0:
                 self.save()
                 saved = step

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SMOOTHING = 0.98
+MEASURED = ("held_out",)
+"""Numbers that are no batch's: shown as they are."""
 
 
 class Reporter:
@@ -43,7 +45,8 @@ class Reporter:
         self._seen += 1
         keep = min(SMOOTHING, 1 - 1 / self._seen)  # a plain mean of the first steps, so that a short run is not all start
         for key, value in values.items():
-            self._average[key] = keep * self._average.get(key, value) + (1 - keep) * value
+            share = 0.0 if key in MEASURED else keep
+            self._average[key] = share * self._average.get(key, value) + (1 - share) * value
         if self._clock is None:
             self._clock = (time.monotonic(), step)
         if self._live:

@@ -7,6 +7,7 @@ Each part is done once; calling again continues, or does nothing. What a change 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,13 +35,14 @@ from sfumato.training.cache import cached_latents
 from sfumato.training.card import card
 from sfumato.training.check import check
 from sfumato.training.codes import CachedCodes
-from sfumato.training.conditions import unflat
+from sfumato.training.conditions import ConditionSource, unflat
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
 from sfumato.training.generator import train_generator
-from sfumato.training.inputs import condition_source, wants_pixels
+from sfumato.training.held_out import MOST, HeldOut
+from sfumato.training.inputs import condition_source, first_conditions, wants_pixels
 from sfumato.training.lock import locked
-from sfumato.training.loop import Outcome, Trainer
+from sfumato.training.loop import Outcome, Trainer, autocast
 from sfumato.training.pixels import PixelSource, fits
 from sfumato.training.prepare import Prepared, adapt, prepare_data, sampling_weights
 from sfumato.training.progress import Reporter
@@ -204,9 +206,27 @@ class Run:
                 reporter.image("samples", page, step)
 
             headline = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
-            outcome = self.train(trainer, on_sample, headline)
+            held_out = self._held_out(model, conditions, stage, part.train)
+            outcome = self.train(trainer, on_sample, headline, held_out)
+            if held_out is not None:
+                held_out.restore()
         results = results or {"steps": outcome.step, "images_per_second": rate(outcome)}
+        if held_out is not None and held_out.found is not None:
+            results["held_out"] = dataclasses.asdict(held_out.found)
+            reporter.say(held_out.advice())
         return self._finish(stage, model, target, first_results, results)
+
+    def _held_out(self, model: LatentModel, conditions: ConditionSource, stage: Stage, config: OptimConfig) -> HeldOut | None:
+        """On the last of the held-out pictures, since a comparison measures bits on the first; None without any."""
+        count = len(self.data.held_out)
+        if not count:
+            return None
+        shown = self.data.held_out.part(range(max(0, count - MOST), count))
+        factor = latent_factor(self.config.first_stage.model)
+        prepared = first_conditions(model.conditioner, shown, self.data.beside, conditions, self.device, factor)
+        pixels = torch.stack([shown.pixels(i) for i in range(len(shown))])
+        precision = autocast(config, self.device)
+        return HeldOut(model, pixels, prepared, stage.directory, precision, keep=config.keep == "best")
 
     def _finish(
         self, stage: Stage, model: LatentModel, target: Path, first_results: dict[str, Any], results: dict[str, Any]
@@ -269,9 +289,11 @@ class Run:
             reporter.say(f"{task.name}: going on from step {step}")
         return trainer
 
-    def train(self, trainer: Trainer, on_sample: Callable[[int], None], headline: str) -> Outcome:
+    def train(
+        self, trainer: Trainer, on_sample: Callable[[int], None], headline: str, measure: HeldOut | None = None
+    ) -> Outcome:
         trainer.reporter.say(f"{headline}, {trainer.config.length} of {trainer.config.batch_size} on {self.device}")
-        outcome = trainer.run(self.stop, on_sample)
+        outcome = trainer.run(self.stop, on_sample, measure)
         if not outcome.finished:
             raise Stopped(
                 f"stopped by {self.stop.reason} at step {outcome.step} of {trainer.task.name}; the same command goes on."

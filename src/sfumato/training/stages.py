@@ -15,6 +15,7 @@ from sfumato.training.config import OptimConfig
 
 CADENCE = (
     "steps", "checkpoint_every", "sample_every", "log_every", "compile", "cuda_graphs", "max_bad_steps", "seconds", "flops",
+    "held_out_every",
 )  # fmt: skip
 """Fields that do not make a stage another one. More steps, or a larger budget, go on from where it stopped."""
 
@@ -27,7 +28,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
     "coupling": {"coupling": "affine", "bins": 16, "bound": 4.0},
-    "optim": {"flops": 0.0},
+    "optim": {"flops": 0.0, "keep": "last", "held_out_every": 1000},
+    "pixelcnn": {"dropout": 0.0},
 }
 """By `kind` (data, loss, coupling and optim: `DataConfig`, `FirstStageLossConfig`, `CouplingConfig` and `OptimConfig`, which
 have none), fields that configs got after runs had been made without them, and the values that mean the same as none."""
