@@ -71,7 +71,7 @@ def test_everything_of_a_factor_is_kept(done):
     assert two.is_done
     assert one.num_pictures == two.num_pictures == 124  # of 130 5 % are held out
     assert len(one.data) == 16
-    assert (one.latent, two.latent) == ((3, 16, 16), (2, 8, 8))
+    assert (one.latent, two.latent) == ((3, 16, 16), (3, 8, 8))
     assert [moment.seconds for moment in two.curve] == [0.25, 0.5]
     assert [moment.seconds for moment in one.curve] == [0.25, 0.5, 1.0]  # the first stage's time too
     assert two.curve[0].steps < two.curve[1].steps
