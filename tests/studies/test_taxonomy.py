@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import math
 import re
 from html.parser import HTMLParser
@@ -11,16 +13,24 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from made_results import made
+from sfumato.errors import InputError
 from sfumato.studies.mixture.density import Mixture
 from sfumato.studies.mixture.modes import Modes
 from sfumato.studies.mixture.outcome import Outcome, Score, Study
 from sfumato.studies.mixture.run import FAMILIES
+from sfumato.studies.results import SAMPLES
+from sfumato.studies.results import Score as Bits
 from sfumato.studies.taxonomy.attention import PLACES, TOKENS, W_K, W_Q, W_V, worked
 from sfumato.studies.taxonomy.figures import NODES, bars, tree
 from sfumato.studies.taxonomy.formula import mathml
 from sfumato.studies.taxonomy.page import page
+from sfumato.studies.taxonomy.pictures import Pictures, read_pictures
 from sfumato.studies.taxonomy.story import CHAPTERS, links
+from sfumato.training.report import save_sheet, sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "docs" / "taxonomy.html"
@@ -49,14 +59,25 @@ def study(*outcomes: Outcome) -> Study:
     return Study(Mixture(), 0, None, 1000, 4000, outcomes, "0.0")
 
 
-def everything() -> str:
-    return page(study(*(outcome(family.name) for family in FAMILIES)))
+def everything(pictures: Pictures | None = None) -> str:
+    return page(study(*(outcome(family.name) for family in FAMILIES)), pictures)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Path:
+    """The folder of a comparison of four families; sample i of each is of grey 3 i."""
+    for index, name in enumerate(("gan", "ddpm", "vqgan", "autoregressive")):
+        kind = {"bits_kind": "exact", "scores": made(name, 13.0).scores | {"bits": Bits(1.94, 1.9, 2.0)}} if index == 3 else {}
+        made(name, 10.0 + index, seconds_per_sample=0.004, **kind).write(tmp_path / name)
+        grey = torch.arange(64, dtype=torch.uint8)[:, None, None, None] * 3
+        save_sheet(tmp_path / name / SAMPLES, sheet(list(grey.expand(64, 3, 16, 16)), 8))
+    return tmp_path
 
 
 class Reader(HTMLParser):
     """Which tags are open, what they name, and whether each is closed."""
 
-    VOID = ("meta", "br")
+    VOID = ("meta", "br", "img")
 
     def __init__(self, text: str):
         super().__init__()
@@ -103,8 +124,10 @@ def test_the_page_needs_nothing_else(text) -> None:
     targets = [value for _, name, value in read.attributes if name in ("href", "src")]
     assert len(targets) > 40
     for target in targets:
+        if target.startswith("data:image/webp;base64,"):
+            continue
         assert target[1:] in ids if target.startswith("#") else (ROOT / "docs" / target).is_file(), target
-    assert not {tag for tag, _, _ in read.attributes} & {"script", "link", "img", "iframe"}
+    assert not {tag for tag, _, _ in read.attributes} & {"script", "link", "iframe"}
     assert not re.search(r"https?:|@import|url\(", html.replace("http://www.w3.org", ""))
     assert {chapter.name for chapter in CHAPTERS} <= ids
 
@@ -121,6 +144,42 @@ def test_numbers_of_the_study_are_on_the_page() -> None:
     html = everything()
     for said in ("≥ −0.987 ± 0.012", "≤ 0.678 ± 0.023", "7 of 8", "0.750", "1,234", "−0.3121", "between 5 and\n8"):
         assert said in html, said
+
+
+def test_pictures_stand_beside_the_formulas(compared: Path) -> None:
+    html = everything(read_pictures(compared))
+    read = Reader(html)
+    assert read.open == []
+    ids = {value for _, name, value in read.attributes if name == "id"}
+    assert {value[1:] for _, name, value in read.attributes if name == "href" and value[0] == "#"} <= ids
+    assert re.findall(r'alt="samples of ([^"]*)"', html) == ["PixelCNN++", "pixel DDPM", "GAN", "VQGAN + transformer"]
+    chapter = html[html.index('<h2 id="autoregressive">') : html.index('<h2 id="flow">')]
+    assert "<dt>bits per dimension</dt><dd>1.94</dd>" in chapter
+    assert "On pictures" not in html[html.index('<h2 id="flow">') : html.index('<h2 id="vqvae">')]
+    table = html[html.index('<h2 id="pictures">') :]
+    order = [re.sub("<[^>]*>", "", row) for row in re.findall(r"<tr><td class=words>(.*?)</td>", table)][:4]
+    assert order == ["GAN", "pixel DDPM", "VQGAN + transformer", "PixelCNN++"]
+    assert "Mode coverage" in table
+    assert "sfumato compare --data emoji --budget 5 --samples 2000 --out compare\n" in table
+
+
+def test_the_strip_shows_the_first_samples_in_order(compared: Path) -> None:
+    html = everything(read_pictures(compared))
+    data = re.search(r'alt="samples of GAN" src="data:image/webp;base64,([^"]*)"', html)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as strip:
+        assert strip.size == (12 * 18 - 2, 2 * 18 - 2)
+        for index in (0, 11, 12, 23):
+            x, y = index % 12 * 18 + 8, index // 12 * 18 + 8
+            assert abs(strip.convert("L").getpixel((x, y)) - 3 * index) <= 3
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no family's result"):
+        read_pictures(tmp_path)
+    made("gan", status="diverged").write(tmp_path / "gan")
+    with pytest.raises(InputError, match="no family's result"):
+        read_pictures(tmp_path)
 
 
 def test_a_family_that_broke_down_is_said_to_have() -> None:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="a new folder for mixture.json and a picture of each family's points")
     add("--results", metavar="DIR", help="read an earlier --out instead of training")
     add("--page", metavar="FILE", help="write the taxonomy page, an .html file, from the results")
+    add("--compare", metavar="OUT", help="with --page: show samples and numbers of a `sfumato compare` beside the formulas")
     add("--families", metavar="NAMES", default="", help="some of them, as gan,flow (default: all)")
     add("--seed", metavar="S", default="0", help="of weights, batches and samples (default: 0)")
     add("--seconds", metavar="T", help="train each family for T seconds of processor time (default: for its number of steps)")
@@ -35,18 +36,25 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("study mixture: give --out DIR to train, or --results DIR to read an earlier one, and not both.")
     if args.results is not None and args.page is None:
         raise InputError("study mixture: --results only makes a page; give --page FILE too.")
+    if args.compare is not None and args.page is None:
+        raise InputError("study mixture: --compare is for the page; give --page FILE too.")
     seed = LIMITS.seed(number_from_text(args.seed))
     seconds = None if args.seconds is None else real("seconds", number_from_text(args.seconds), 0.0, LONGEST)
     page = None if args.page is None else checked_file("page", args.page, {".html": "HTML"}, args.overwrite)
     directory = checked_path("results" if args.out is None else "out", args.results or args.out)
     if args.out is not None and directory.exists() and not args.overwrite:
         raise InputError(f"out: {directory} exists; give another folder, or --overwrite to replace its files.")
+    pictures = None
+    if args.compare is not None:
+        from sfumato.studies.taxonomy.pictures import read_pictures
+
+        pictures = read_pictures(checked_path("compare", args.compare))
     found = _read(directory) if args.out is None else _train(directory, seed, seconds, args.families)
     if page is not None:
         from sfumato.io.files import write_bytes
         from sfumato.studies.taxonomy.page import page as text
 
-        write_bytes(page, text(found).encode())
+        write_bytes(page, text(found, pictures).encode())
         print(page)
     return 0
 

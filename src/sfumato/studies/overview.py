@@ -62,24 +62,29 @@ def _numbers(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _strip(path: Path) -> Image.Image | None:
-    """The first samples of a sheet in two lines, enlarged without blur."""
+def first_samples(path: Path, count: int) -> list[Image.Image]:
+    """At most `count` of a family's sheet of samples, which has eight a row, with gaps of two; none where there is no sheet."""
     if not path.is_file():
-        return None
+        return []
     with Image.open(path, formats=["PNG"]) as image:
         sheet = image.convert("RGB")
-    side = (sheet.width - 2) // SHEET - 2  # of one picture: the sheet has eight a row, with gaps of two
-    size = min((WIDTH - TEXT - MARGIN) // ACROSS, (ROW - 20) // LINES) - 4
+    side = (sheet.width - 2) // SHEET - 2
+    corners = [(2 + (i % SHEET) * (side + 2), 2 + (i // SHEET) * (side + 2)) for i in range(count)]
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners if y + side <= sheet.height]
+
+
+def _strip(path: Path) -> Image.Image | None:
+    """The first samples of a sheet in two lines, enlarged without blur."""
+    cells = first_samples(path, ACROSS * LINES)
+    if not cells:
+        return None
+    side, size = cells[0].width, min((WIDTH - TEXT - MARGIN) // ACROSS, (ROW - 20) // LINES) - 4
     scale = max(1, size // side)
     shown = side * scale if scale * side <= size else size
     method = Image.Resampling.NEAREST if scale > 1 or shown == side else Image.Resampling.BOX
     strip = Image.new("RGB", ((shown + 4) * ACROSS, (shown + 4) * LINES), PAPER)
-    for index in range(ACROSS * LINES):
-        left, top = 2 + (index % SHEET) * (side + 2), 2 + (index // SHEET) * (side + 2)
-        if top + side > sheet.height:
-            break
-        cell = sheet.crop((left, top, left + side, top + side)).resize((shown, shown), method)
-        strip.paste(cell, ((index % ACROSS) * (shown + 4), (index // ACROSS) * (shown + 4)))
+    for index, cell in enumerate(cells):
+        strip.paste(cell.resize((shown, shown), method), ((index % ACROSS) * (shown + 4), (index // ACROSS) * (shown + 4)))
     return strip
 
 

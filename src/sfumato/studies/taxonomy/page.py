@@ -11,10 +11,14 @@ from html import escape
 from sfumato.studies.mixture.modes import FAIR, NEAR_OF_DATA, REACH
 from sfumato.studies.mixture.outcome import Outcome, Score, Study
 from sfumato.studies.mixture.scatter import scatter
+from sfumato.studies.results import Result
 from sfumato.studies.taxonomy import chapters
 from sfumato.studies.taxonomy.attention import TOKENS, W_K, W_Q, W_V, WORDS, Worked, worked
 from sfumato.studies.taxonomy.figures import tree
 from sfumato.studies.taxonomy.formula import mathml
+from sfumato.studies.taxonomy.pictures import COLUMNS as PICTURE_COLUMNS
+from sfumato.studies.taxonomy.pictures import Pictures, on_pictures, table_rows, the_rest
+from sfumato.studies.taxonomy.pictures import told as told_of_pictures
 from sfumato.studies.taxonomy.story import ATTENTION_LINKS, CHAPTERS, MIXTURE_LINKS, Chapter, Link
 from sfumato.studies.taxonomy.style import STYLE
 
@@ -25,16 +29,17 @@ ANSWERS = mathml(r"a = \softmax(\frac{q \cdot k_i}{\sqrt{d}}), \; \text{out} = \
 TITLE = "One density, eight ways to learn it"
 
 
-def page(study: Study) -> str:
-    """The whole file."""
+def page(study: Study, pictures: Pictures | None = None) -> str:
+    """The whole file; `pictures`: what the families made of pictures, shown beside."""
     told = [(chapter, study.outcome(chapter.name)) for chapter in CHAPTERS]
     body = [
         opening(study, told),
         overview(study, told),
         the_tree(told),
-        *(section(chapter, outcome, study) for chapter, outcome in told if outcome is not None),
+        *(section(chapter, outcome, study, pictures) for chapter, outcome in told if outcome is not None),
+        *([] if pictures is None else [the_rest(pictures, [c.name for c, _ in told]), the_pictures(pictures, told)]),
         the_attention(worked()),
-        ending(study),
+        ending(study, pictures),
     ]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -104,8 +109,9 @@ exactly. The rest of this page walks the tree from left to right; rectified flow
 {_table(["family", "first stage", "prior"], rows, words=3)}"""
 
 
-def section(chapter: Chapter, one: Outcome, study: Study) -> str:
-    """One family: story, formulas, picture, numbers, what only it has to show, code."""
+def section(chapter: Chapter, one: Outcome, study: Study, pictures: Pictures | None = None) -> str:
+    """One family: story, formulas, picture, numbers, what only it has to show, what it makes of pictures, code."""
+    beside = "" if pictures is None else on_pictures(pictures, chapter.name)
     story = "".join(f"<p>{escape(text)}</p>" for text in chapter.paragraphs)
     formulas = "".join(mathml(text) for text in chapter.formulas)
     head = (
@@ -113,7 +119,7 @@ def section(chapter: Chapter, one: Outcome, study: Study) -> str:
         f'prior: {chapter.prior}</p>\n{story}\n<div class="formula">{formulas}</div>'
     )
     if one.modes is None:
-        return f"{head}\n<p>This training broke down: {escape(one.failed or '')}.</p>\n{_code(chapter.links)}"
+        return f"{head}\n<p>This training broke down: {escape(one.failed or '')}.</p>\n{beside}\n{_code(chapter.links)}"
     picture = scatter(one.points, study.mixture, f"{len(one.points)} samples of the {chapter.title}")
     facts = [("modes found", f"{one.modes.found} of {study.mixture.num_modes}"), ("near a mode", f"{one.modes.near:.3f}")]
     if one.score is not None:
@@ -123,7 +129,18 @@ def section(chapter: Chapter, one: Outcome, study: Study) -> str:
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     figure = f"<figure>{picture}<figcaption>{len(one.points):,} samples</figcaption></figure>"
     pair = f'<div class="pair">{figure}<dl>{listed}</dl></div>'
-    return f"{head}\n{pair}\n{chapters.more(one, study)}\n{_code(chapter.links)}"
+    return f"{head}\n{pair}\n{chapters.more(one, study)}\n{beside}\n{_code(chapter.links)}"
+
+
+def the_pictures(pictures: Pictures, told: Told) -> str:
+    """All families on pictures, in one table and in sentences."""
+    rows = [_cells(cells) for cells in table_rows(pictures, [chapter.name for chapter, one in told if one is not None])]
+    first, *rest = told_of_pictures(pictures)
+    said = "".join(f"<li>{escape(text)}</li>" for text in rest)
+    return f"""<h2 id="pictures">The same families on pictures</h2>
+<p>{escape(first)} Fréchet distances are between features of a small network, and no FID.</p>
+{_table(PICTURE_COLUMNS, rows)}
+<ul>{said}</ul>"""
 
 
 def the_attention(example: Worked) -> str:
@@ -154,12 +171,16 @@ three matrices are trained, by the same loss as the rest.</p>
 {_code(ATTENTION_LINKS)}"""
 
 
-def ending(study: Study) -> str:
+def ending(study: Study, pictures: Pictures | None) -> str:
     """How to make it again."""
     budget = "" if study.seconds is None else f" --seconds {study.seconds:g}"
-    return f"""<footer><p>Made by sfumato {escape(study.version)}. All numbers and pictures on this page are of one run:</p>
-<pre>sfumato study mixture --out mixture --seed {study.seed}{budget} --page docs/taxonomy.html</pre>
-<p>Two rows of the family tree are not here. VQ-VAE-2 is a VQ-VAE of two grids, coarse and fine, and a point of the plane has
+    command, compared, runs = f"sfumato study mixture --out mixture --seed {study.seed}{budget}", "", "one run"
+    if pictures is not None:
+        results = list(pictures.results.values())
+        compared, command, runs = f"{_compare(results)}\n", f"{command} --compare compare", "two runs"
+    return f"""<footer><p>Made by sfumato {escape(study.version)}. All numbers and pictures on this page are of {runs}:</p>
+<pre>{escape(compared)}{command} --page docs/taxonomy.html</pre>
+<p>Two rows of the family tree have no chapter. VQ-VAE-2 is a VQ-VAE of two grids, coarse and fine, and a point of the plane has
 only one place. VQGAN adds a perceptual and an adversarial loss to the VQ-VAE's first stage, which are about textures; its
 transformer is the one under <a href="#autoregressive">Autoregressive</a>.</p></footer>"""
 
@@ -168,6 +189,14 @@ COLUMNS = (
     "family", "density", "modes found", "near a mode", "log p(x), nats", "KL(data ‖ model)", "parameters", "training, s",
     "1,000 points, s",
 )  # fmt: skip
+
+
+def _compare(results: Sequence[Result]) -> str:
+    """The command of a comparison."""
+    first = results[0]
+    budget = f"--budget-flops {first.flops:g}" if first.flops > 0 else f"--budget {first.minutes:g}"
+    most = max(result.num_samples for result in results)
+    return f"sfumato compare --data {first.data.get('folder', 'DIR')} {budget} --samples {most} --out compare"
 
 
 def _row(chapter: Chapter, one: Outcome) -> str:

@@ -47,6 +47,9 @@ figure>svg,.tour svg{background:var(--card);border:1px solid var(--line);border-
 svg text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:var(--ink)}
 svg.bars{border:0;background:none;max-width:34rem}
 svg.tree{min-width:34rem;border:0;background:none}
+.strip img{display:block;width:100%;background:#fff;border:1px solid var(--line);border-radius:6px;padding:6px;
+image-rendering:pixelated}
+.strip+dl{grid-template-columns:repeat(2,auto 1fr)}@media(max-width:34rem){.strip+dl{grid-template-columns:auto 1fr}}
 .ring{fill:none;stroke:var(--soft);stroke-opacity:.55;stroke-width:.6}
 .dots{fill:none;stroke:var(--dots);stroke-width:1.5;stroke-linecap:round;stroke-opacity:.6}
 .edge{fill:none;stroke:var(--line);stroke-width:1.3}
