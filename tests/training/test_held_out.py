@@ -41,6 +41,8 @@ def config(*changes: str, steps: int = 120) -> RunConfig:
         "prior.train.sample_every=100000",
         "prior.train.learning_rate=0.01",
         "prior.train.ema_decay=0.5",
+        "prior.train.keep=last",
+        "prior.model.network.dropout=0",
     ]
     return from_dict(RunConfig, override(to_dict(RECIPES["family-vqvae-tiny"]()), [*settings, *changes]))
 
@@ -135,6 +137,16 @@ def test_the_card_and_the_terminal_say_it(
     told = " ".join(capsys.readouterr().err.split())
     assert "learned its pictures by heart: fewer steps, more pictures or more dropout help" in told
     assert "prior.train.keep=best" in told
+
+
+def test_a_run_from_before_there_was_one_is_measured_when_it_is_finished(noise: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    go(config(steps=20), noise, out)
+    wanted = (out / "prior" / NUMBERS).read_text()
+    (out / "prior" / NUMBERS).unlink()
+    (out / "model" / "model.safetensors").unlink()
+    go(config(steps=20), noise, out)
+    assert json.loads((out / "prior" / NUMBERS).read_text())["last"] == json.loads(wanted)["last"]
 
 
 def test_without_held_out_pictures_there_is_none(noise: Path, tmp_path: Path) -> None:

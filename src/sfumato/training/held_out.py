@@ -7,10 +7,12 @@ Where it rises while the training loss falls, the prior learns its pictures by h
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,12 @@ from sfumato.generation.pixels import to_unit
 from sfumato.io.files import read_table, write_json
 from sfumato.io.weights import load_strictly, read_weights, save_weights
 from sfumato.model import LatentModel
+from sfumato.training.conditions import ConditionSource
+from sfumato.training.config import RunConfig
+from sfumato.training.fit import latent_factor
+from sfumato.training.inputs import first_conditions
+from sfumato.training.loop import autocast
+from sfumato.training.prepare import Prepared as PreparedData
 
 MOST = 256
 """Held-out pictures that are looked at."""
@@ -29,6 +37,7 @@ SEED = 20_000
 """Of their latents, times and noise."""
 RISE = 0.02
 """A last loss that is larger than the smallest by this share of it is worth a word."""
+NONE_HELD_OUT = "prior: no pictures are held out, so that nothing shows whether it learned its pictures by heart."
 NUMBERS, WEIGHTS = "held_out.json", "best.safetensors"
 
 
@@ -87,7 +96,7 @@ class HeldOut:
         if better and self.keep:
             save_weights(self.folder / WEIGHTS, self._weights())
         self.found = Found(best, best_step, loss, step)
-        write_json(self.folder / NUMBERS, self.found.__dict__)
+        write_json(self.folder / NUMBERS, dataclasses.asdict(self.found))
         return {"held_out": loss}
 
     @torch.no_grad()
@@ -101,20 +110,15 @@ class HeldOut:
                 total += float(self.model.loss(z, self.prepared[start : start + PART], rng).total) * len(z)
         return total / len(self.latents)
 
-    def restore(self) -> None:
-        """The best weights into the model, where they were kept."""
+    def finish(self, results: dict[str, Any]) -> str:
+        """The best weights into the model, where they are kept, and the numbers into `results`; what the user should know."""
         path = self.folder / WEIGHTS
-        if not self.keep or not path.is_file():
-            return
-        weights = read_weights(path)
-        for name in ("prior", "conditioner"):
-            head = f"{name}."
-            own = {key.removeprefix(head): value for key, value in weights.items() if key.startswith(head)}
-            load_strictly(getattr(self.model, name), own, str(path))
-
-    def advice(self) -> str:
-        """What the user should know of it, in a sentence or two."""
+        if self.keep and path.is_file():
+            self._load(read_weights(path), str(path))
+        if self.found is None:  # trained before there was this number
+            self(int(results["steps"]))
         assert self.found is not None
+        results["held_out"] = dataclasses.asdict(self.found)
         told = f"prior: {self.found.told()}"
         if not self.found.rises:
             return told
@@ -125,9 +129,33 @@ class HeldOut:
             "prior.train.keep=best keeps the weights of that step."
         )
 
+    def _load(self, weights: Mapping[str, Tensor], source: str) -> None:
+        for name in ("prior", "conditioner"):
+            head = f"{name}."
+            own = {key.removeprefix(head): value for key, value in weights.items() if key.startswith(head)}
+            load_strictly(getattr(self.model, name), own, source)
+
     def _weights(self) -> dict[str, Tensor]:
         parts = {"prior": self.model.prior, "conditioner": self.model.conditioner}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+def held_out_loss(
+    model: LatentModel, config: RunConfig, data: PreparedData, conditions: ConditionSource, device: torch.device, folder: Path
+) -> HeldOut | None:
+    """On the last of the held-out pictures of `data`, since a comparison measures bits on the first; None without any.
+
+    conditions: of the training pictures, among which neighbours are looked for.
+    """
+    count = len(data.held_out)
+    if not count:
+        return None
+    shown = data.held_out.part(range(max(0, count - MOST), count))
+    factor = latent_factor(config.first_stage.model)
+    prepared = first_conditions(model.conditioner, shown, data.beside, conditions, device, factor)
+    pixels = torch.stack([shown.pixels(i) for i in range(len(shown))])
+    train = config.prior.train
+    return HeldOut(model, pixels, prepared, folder, autocast(train, device), keep=train.keep == "best")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Each part is done once; calling again continues, or does nothing. What a change 
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,14 +34,14 @@ from sfumato.training.cache import cached_latents
 from sfumato.training.card import card
 from sfumato.training.check import check
 from sfumato.training.codes import CachedCodes
-from sfumato.training.conditions import ConditionSource, unflat
+from sfumato.training.conditions import unflat
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
 from sfumato.training.generator import train_generator
-from sfumato.training.held_out import MOST, HeldOut
-from sfumato.training.inputs import condition_source, first_conditions, wants_pixels
+from sfumato.training.held_out import NONE_HELD_OUT, HeldOut, held_out_loss
+from sfumato.training.inputs import condition_source, wants_pixels
 from sfumato.training.lock import locked
-from sfumato.training.loop import Outcome, Trainer, autocast
+from sfumato.training.loop import Outcome, Trainer
 from sfumato.training.pixels import PixelSource, fits
 from sfumato.training.prepare import Prepared, adapt, prepare_data, sampling_weights
 from sfumato.training.progress import Reporter
@@ -205,28 +204,12 @@ class Run:
                 report.save_sheet(stage.directory / "samples" / f"step-{step:08d}.png", page)
                 reporter.image("samples", page, step)
 
-            headline = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
-            held_out = self._held_out(model, conditions, stage, part.train)
-            outcome = self.train(trainer, on_sample, headline, held_out)
-            if held_out is not None:
-                held_out.restore()
+            held_out = held_out_loss(model, config, self.data, conditions, self.device, stage.directory)
+            said = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
+            outcome = self.train(trainer, on_sample, said, held_out)
         results = results or {"steps": outcome.step, "images_per_second": rate(outcome)}
-        if held_out is not None and held_out.found is not None:
-            results["held_out"] = dataclasses.asdict(held_out.found)
-            reporter.say(held_out.advice())
+        reporter.say(held_out.finish(results) if held_out else NONE_HELD_OUT)
         return self._finish(stage, model, target, first_results, results)
-
-    def _held_out(self, model: LatentModel, conditions: ConditionSource, stage: Stage, config: OptimConfig) -> HeldOut | None:
-        """On the last of the held-out pictures, since a comparison measures bits on the first; None without any."""
-        count = len(self.data.held_out)
-        if not count:
-            return None
-        shown = self.data.held_out.part(range(max(0, count - MOST), count))
-        factor = latent_factor(self.config.first_stage.model)
-        prepared = first_conditions(model.conditioner, shown, self.data.beside, conditions, self.device, factor)
-        pixels = torch.stack([shown.pixels(i) for i in range(len(shown))])
-        precision = autocast(config, self.device)
-        return HeldOut(model, pixels, prepared, stage.directory, precision, keep=config.keep == "best")
 
     def _finish(
         self, stage: Stage, model: LatentModel, target: Path, first_results: dict[str, Any], results: dict[str, Any]
