@@ -26,8 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sfumato.conditioning import Conditioning
 from sfumato.errors import InputError
-from sfumato.nn.attention import Attention, HeadNorm
-from sfumato.nn.layers import conv3x3, timestep_embedding, zero
+from sfumato.nn.attention import Attention
+from sfumato.nn.layers import RMSNorm, conv3x3, timestep_embedding, zero
 
 Size = tuple[int, int]
 NUM_WAVES = 8  # of the absolute position, in each direction
@@ -100,7 +100,7 @@ class RotaryAttention(nn.Module):
         self.heads = dim // head_channels
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.to_out = nn.Linear(dim, dim)
-        self.norm_q, self.norm_k = HeadNorm(head_channels, eps=1e-6), HeadNorm(head_channels, eps=1e-6)
+        self.norm_q, self.norm_k = RMSNorm(head_channels, eps=1e-6), RMSNorm(head_channels, eps=1e-6)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         """(B, N, dim), cosines and sines (N, d / 2) -> (B, N, dim)."""
@@ -129,7 +129,7 @@ class HourglassBlock(nn.Module):
 
     def __init__(self, width: int, config: HourglassConfig):
         super().__init__()
-        self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
+        self.norm1, self.norm2 = RMSNorm(width, eps=1e-6), RMSNorm(width, eps=1e-6)
         self.attn = RotaryAttention(width, config.head_channels)
         self.ff = SwiGLU(width)
         self.modulation = zero(nn.Linear(config.condition_channels, 6 * width))
@@ -137,7 +137,7 @@ class HourglassBlock(nn.Module):
         self.cross: Attention | None = None
         if config.context_dim is not None:
             heads = width // config.head_channels
-            self.norm_cross = RMSNorm(width)
+            self.norm_cross = RMSNorm(width, eps=1e-6)
             self.cross = Attention(width, heads, config.head_channels, config.context_dim, qk_norm=True)
             zero(self.cross.to_out)
 
@@ -150,17 +150,6 @@ class HourglassBlock(nn.Module):
         if self.cross is not None:
             h = h + self.dropout(self.cross(self.norm_cross(h), context, mask))
         return h + gate2 * self.dropout(self.ff(self.norm2(h) * (1 + scale2) + shift2))
-
-
-class RMSNorm(nn.RMSNorm):
-    """x / rms(x) * gain over the last dimension, in the type of its input."""
-
-    def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> the same."""
-        return super().forward(x).to(x.dtype)
 
 
 class Hourglass(nn.Module):
@@ -183,7 +172,7 @@ class Hourglass(nn.Module):
         self.split = nn.ModuleList(nn.Linear(b, 4 * a, bias=False) for a, b in pairwise(widths))
         self.fuse = nn.ModuleList(nn.Linear(2 * width, width) for width in widths[:-1])
         self.up = nn.ModuleList(_blocks(width, depth, c) for width, depth in levels)
-        self.norm_out = RMSNorm(widths[0])
+        self.norm_out = RMSNorm(widths[0], eps=1e-6)
         self.modulation_out = zero(nn.Linear(c.condition_channels, 2 * widths[0]))
         self.conv_out = zero(conv3x3(widths[0], c.out_channels))
 

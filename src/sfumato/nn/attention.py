@@ -12,16 +12,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nn.layers import GroupNorm, zero
-
-
-class HeadNorm(nn.RMSNorm):
-    """RMS norm of each head's queries or keys, in the type of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> the same."""
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+from sfumato.nn.layers import GroupNorm, RMSNorm, zero
 
 
 class Attention(nn.Module):
@@ -38,8 +29,8 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(source, inner, bias=False)
         self.to_v = nn.Linear(source, inner, bias=False)
         self.to_out = nn.Linear(inner, dim)
-        self.norm_q: nn.Module = HeadNorm(head_dim, eps=1e-6) if qk_norm else nn.Identity()
-        self.norm_k: nn.Module = HeadNorm(head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_q: nn.Module = RMSNorm(head_dim, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_k: nn.Module = RMSNorm(head_dim, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim), context (B, L, context_dim), mask (B, L) bool, True where it counts -> (B, N, dim)."""
@@ -160,8 +151,8 @@ class SelfAttention2d(nn.Module):
         self.heads, self.qkv_first = heads, qkv_first
         self.norm = GroupNorm(channels, eps=1e-5)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.norm_q: nn.Module = HeadNorm(channels // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.norm_k: nn.Module = HeadNorm(channels // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_q: nn.Module = RMSNorm(channels // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_k: nn.Module = RMSNorm(channels // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.proj_out = zero(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,6 +31,18 @@ def num_groups(channels: int, most: int = 32) -> int:
     return next(groups for groups in range(min(most, channels), 0, -1) if channels % groups == 0)
 
 
+class RMSNorm(nn.RMSNorm):
+    """x / rms(x) * gain over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467), in the type of its input.
+
+    A gain of another type would take the product out of the one kernel that does it all.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> the same."""
+        gain = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.normalized_shape, gain, self.eps)
+
+
 class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu & He 2018, arXiv 1803.08494) over `groups` groups, in the type of its input.
 

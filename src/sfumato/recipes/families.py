@@ -311,5 +311,5 @@ def _optim(steps: int, batch_size: int, **other: object) -> OptimConfig:
 
 def _family(name: str, first: FirstStageRun, prior: PriorConfig, train: OptimConfig | None = None) -> RunConfig:
     run = PriorRun(model=prior, conditioner=NoneConfig(), condition="given", train=train or OptimConfig(), dropout=0.0)
-    sampling = SamplingDefaults(sampler="dpmpp_2m", spacing="trailing", steps=25, guidance=1.0)
+    sampling = SamplingDefaults(sampler="dpmpp_2m", spacing="trailing", steps=50, guidance=1.0)
     return RunConfig(f"family-{name}", DataConfig(size=SIDE), first, run, sampling)

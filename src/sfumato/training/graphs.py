@@ -37,7 +37,7 @@ class StepGraph:
         """`key`: equal for steps that do the same with their tensors; None for a step that is like no other."""
         if key is None or not self.works:
             self._forget(None)
-            return compute(batch)
+            return self._aside(lambda: compute(batch))
         shapes = (key, {name: (tensor.shape, tensor.dtype) for name, tensor in batch.items()})
         if shapes != self.key:
             self._forget(shapes)
@@ -51,7 +51,7 @@ class StepGraph:
                 self.works = False
                 self._forget(None)
                 self.warn(f"no CUDA graph could be recorded ({str(error).splitlines()[0][:200]}); training goes on without.")
-                return compute(batch)
+                return self._aside(lambda: compute(batch))
         for name, tensor in batch.items():
             self.batch[name].copy_(tensor)
         assert self.graph is not None
