@@ -160,7 +160,7 @@ def test_pictures_stand_beside_the_formulas(compared: Path) -> None:
     order = [re.sub("<[^>]*>", "", row) for row in re.findall(r"<tr><td class=words>(.*?)</td>", table)][:4]
     assert order == ["GAN", "pixel DDPM", "VQGAN + transformer", "PixelCNN++"]
     assert "Mode coverage" in table
-    assert "sfumato compare --data emoji --budget 5 --samples 2000 --out compare\n" in table
+    assert "sfumato compare --data emoji --budget 5 --samples 2000 --batch-size 100 --out compare\n" in table
 
 
 def test_the_strip_shows_the_first_samples_in_order(compared: Path) -> None:
@@ -172,6 +172,15 @@ def test_the_strip_shows_the_first_samples_in_order(compared: Path) -> None:
         for index in (0, 11, 12, 23):
             x, y = index % 12 * 18 + 8, index // 12 * 18 + 8
             assert abs(strip.convert("L").getpixel((x, y)) - 3 * index) <= 3
+
+
+def test_a_study_of_one_family_shows_the_others_all_the_same(compared: Path) -> None:
+    made("flow", status="diverged", reason="20 steps were <not> finite.", scores={}).write(compared / "flow")
+    html = page(study(outcome("gan"), outcome("flow")), read_pictures(compared))
+    others = html[html.index('<h2 id="others">') : html.index('<h2 id="pictures">')]
+    assert re.findall(r'alt="samples of ([^"]*)"', others) == ["VQGAN + transformer", "PixelCNN++", "pixel DDPM"]
+    assert "It diverged: 20 steps were &lt;not&gt; finite." in html
+    assert Reader(html).open == []
 
 
 def test_a_folder_without_a_comparison_is_refused(tmp_path: Path) -> None:

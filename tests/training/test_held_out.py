@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from sfumato.conditioners.none import NoneConfig, Unconditional
 from sfumato.config import from_dict, override, to_dict
 from sfumato.errors import InputError
 from sfumato.first_stages.identity import IdentityConfig, IdentityFirstStage
-from sfumato.generation.pipeline import load
 from sfumato.io.weights import read_weights
 from sfumato.latent import Codes
 from sfumato.model import LatentModel
@@ -25,9 +23,10 @@ from sfumato.networks.pixelcnn import PixelCNN, PixelCNNConfig
 from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePrior
 from sfumato.recipes import RECIPES
 from sfumato.training.config import RunConfig
-from sfumato.training.held_out import NUMBERS, WEIGHTS, Found, HeldOut
+from sfumato.training.held_out import NUMBERS, WEIGHTS, Found, HeldOut, chosen_and_rest
 from sfumato.training.run import Stopped, train
-from tiny_runs import CPU
+from sfumato.training.stages import key
+from tiny_runs import CPU, small_optim
 
 
 def config(*changes: str, steps: int = 120) -> RunConfig:
@@ -49,10 +48,12 @@ def config(*changes: str, steps: int = 120) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pictures that have nothing to do with one another: what is learned of some is no help with others."""
+    """Pictures that have nothing to do with one another, 16 of 52 held out: what is learned of some is no help with others."""
     root = tmp_path_factory.mktemp("noise")
     rng = np.random.default_rng(0)
-    for index in range(40):
+    rows = [{"file_name": f"{index:02}.png", "split": "validation" if index % 13 < 4 else "train"} for index in range(52)]
+    (root / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for index in range(52):
         blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks.repeat(4, 0).repeat(4, 1)).save(root / f"{index:02}.png")
     return root
@@ -131,11 +132,11 @@ def test_the_card_and_the_terminal_say_it(
 ) -> None:
     text = " ".join((by_heart / "model" / "README.md").read_text().split())
     found = Found(**json.loads((by_heart / "prior" / NUMBERS).read_text()))
-    assert f"Held-out loss {found.best:.4g} at step {found.best_step}, {found.last:.4g} at step 120" in text
+    assert f"The held-out loss {found.best:.4g} at step {found.best_step}, {found.last:.4g} at step 120" in text
     assert "the weights of the former are kept" in text
     train(config(), noise, tmp_path / "out", CPU)
     told = " ".join(capsys.readouterr().err.split())
-    assert "learned its pictures by heart: fewer steps, more pictures or more dropout help" in told
+    assert "learns its own by heart: fewer steps, more pictures or more dropout help" in told
     assert "prior.train.keep=best" in told
 
 
@@ -149,15 +150,61 @@ def test_a_run_from_before_there_was_one_is_measured_when_it_is_finished(noise: 
     assert json.loads((out / "prior" / NUMBERS).read_text())["last"] == json.loads(wanted)["last"]
 
 
-def test_without_held_out_pictures_there_is_none(noise: Path, tmp_path: Path) -> None:
+def test_of_two_pictures_one_is_held_out_and_says_nothing_of_the_other(
+    noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for name in ("00.png", "01.png", "02.png"):
+    for name in ("00.png", "01.png"):
         (few / name).write_bytes((noise / name).read_bytes())
-    model = go(config("prior.train.keep=best", steps=12), few, tmp_path / "out")
-    assert load(model).model is not None
-    held = json.loads((tmp_path / "out" / "prior" / "done.json").read_text())["results"]
-    assert ("held_out" in held) == (tmp_path / "out" / "prior" / NUMBERS).exists()
+    train(config("prior.train.keep=best", "prior.train.batch_size=1", steps=60), few, tmp_path / "out", CPU)
+    found = Found(**json.loads((tmp_path / "out" / "prior" / NUMBERS).read_text()))
+    assert found.last_step == 60
+    assert "by heart" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 300, 512, 5000])
+def test_what_chooses_does_not_judge(count: int) -> None:
+    chosen, rest = chosen_and_rest(count)
+    assert len(chosen) == min(256, max(1, count // 2))
+    assert sorted({*chosen, *rest}) == list(range(count))
+    assert len(chosen) + len(rest) == count or count == 1
+    if count == 5000:  # both are spread over all: their means are within four standard errors of the middle
+        for part in (chosen, rest[:128]):
+            assert abs(np.mean(part) - 2500) < 4 * 5000 / np.sqrt(12 * len(part))
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = held_out_of(model_of_codes(), 8, tmp_path, keep="best")
+    losses = iter((float("nan"), 3.0, float("inf"), 2.0, 5.0))
+    monkeypatch.setattr(held, "measure", lambda: next(losses))
+    assert [held(step) for step in (1, 2, 3, 4, 5)] == [{}, {"held_out": 3.0}, {}, {"held_out": 2.0}, {"held_out": 5.0}]
+    assert json.loads((tmp_path / NUMBERS).read_text()) == {"best": 2.0, "best_step": 4, "last": 5.0, "last_step": 5}
+
+
+@pytest.mark.parametrize("ema", ["0", "0.5"])
+def test_more_steps_go_on_from_the_best(noise: Path, tmp_path: Path, ema: str) -> None:
+    """In two calls or in one: the same weights, with an average and without."""
+    changes = (
+        "prior.train.keep=best",
+        f"prior.train.ema_decay={ema}",
+        "first_stage.train.steps=60",
+        "prior.train.decay=constant",
+    )
+    go(config(*changes, steps=30), noise, tmp_path / "a")
+    go(config(*changes, steps=60), noise, tmp_path / "a")
+    go(config(*changes, steps=60), noise, tmp_path / "b")
+    a, b = (read_weights(tmp_path / name / "model" / "model.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    numbers = [(tmp_path / name / "prior" / NUMBERS).read_text() for name in "ab"]
+    assert numbers[0] == numbers[1]
+
+
+def test_how_often_it_is_measured_is_in_no_key() -> None:
+    """The hexadecimal number is what the code before it gave for the whole config."""
+    assert key(RECIPES["tiny"](), "x") == "38ddcb0464f6c62a"
+    assert key(config("prior.train.held_out_every=7")) == key(config("prior.train.held_out_every=8"))
+    assert key(config("prior.train.keep=best")) != key(config())
 
 
 def model_of_codes(dropout: float = 0.0) -> LatentModel:
@@ -168,12 +215,17 @@ def model_of_codes(dropout: float = 0.0) -> LatentModel:
     return LatentModel(IdentityFirstStage(IdentityConfig()), prior, Unconditional(NoneConfig()), (4, 4))
 
 
+def held_out_of(model: LatentModel, count: int, folder: Path, **changes: object) -> HeldOut:
+    pixels = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8)
+    return HeldOut(model, pixels, model.conditioner.prepare([None] * count), folder, small_optim(**changes))
+
+
 def test_it_is_the_mean_negative_log_likelihood(tmp_path: Path) -> None:
     """By the network itself, picture by picture, in float64; dropout is off, and the modules are left as they were."""
     model = model_of_codes(dropout=0.5).train()
     pixels = torch.randint(0, 256, (70, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     prepared = model.conditioner.prepare([None] * 70)
-    held = HeldOut(model, pixels, prepared, tmp_path, nullcontext(), keep=False)
+    held = HeldOut(model, pixels, prepared, tmp_path, small_optim())
     loss = held(3)["held_out"]
     assert model.prior.training
     network = model.prior.network.eval()

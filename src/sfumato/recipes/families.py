@@ -1,6 +1,7 @@
 """The whole family tree at 32 pixels: each family a first stage and a prior, all told nothing, for `sfumato compare`.
 
-A network has four to twenty-five million parameters and all are trained alike, so that what is compared is the factorisation.
+A family has 8 to 37 million parameters, the GAN's generator 1.7, and all are trained alike, so that what is compared is the
+factorisation.
 None is compiled: a short run would spend its time on that, and CUDA graphs spare the launches. Priors that are judged by a
 likelihood keep the weights with the best one of held-out pictures, since in minutes they learn small data by heart. Every
 `-tiny` variant runs in seconds on a CPU.

@@ -40,6 +40,7 @@ from sfumato.studies.judge import Protocol, Reference, Verdict, check_count, jud
 from sfumato.studies.results import DIVERGED, DONE, FAILED, NEIGHBOURS, SAMPLES, Result, Score, read_result
 from sfumato.studies.sampling import Drawn, draw
 from sfumato.training.config import DataConfig, RunConfig
+from sfumato.training.held_out import chosen_and_rest
 from sfumato.training.operations import as_typed
 from sfumato.training.prepare import AUDIT, Prepared, prepare_data
 from sfumato.training.report import save_sheet, sheet
@@ -254,9 +255,9 @@ class Comparison:
 
     def _bits(self, pipeline: Pipeline, config: RunConfig, scores: dict[str, Score]) -> str:
         """Add bits per dimension where they exist; returns what they are, or why there are none."""
-        held, protocol = self.reference.held_out[: self.settings.protocol.bits], self.settings.protocol
-        if len(held) == 0:
-            return "no picture is held out."
+        protocol = self.settings.protocol
+        rest = chosen_and_rest(len(self.reference.held_out))[1]  # no picture by which weights were chosen
+        held = self.reference.held_out[rest[: protocol.bits]]
         try:
             found = held_out_bits(
                 pipeline.model,

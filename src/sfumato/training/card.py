@@ -74,9 +74,9 @@ def _stages(config: RunConfig, first: Mapping[str, Any], prior: Mapping[str, Any
     if prior["steps"]:
         said.append(_steps("Prior", prior, config.prior.train.batch_size))
         if "held_out" in prior:
-            kept = "; the weights of the former are kept" if config.prior.train.keep == "best" else ""
-            found = Found(**prior["held_out"]).told()
-            said.append(f"{found[0].upper()}{found[1:]}{kept}.")
+            found = Found(**prior["held_out"])
+            kept = config.prior.train.keep == "best" and found.last_step != found.best_step
+            said.append(f"The {found.told()}{'; the weights of the former are kept' if kept else ''}.")
     return " ".join(said)
 
 

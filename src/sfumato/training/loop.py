@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ from sfumato.training.signals import StopFlag
 from sfumato.training.state import TrainState, step_seed
 from sfumato.training.tasks.base import Batch, Task
 
+T = TypeVar("T")
 CLOCK = "clock.json"
 """In a stage's folder: the seconds its steps took and how many they were, by the clock of its budget, and that budget.
 
@@ -114,12 +117,12 @@ class Trainer:
         saved = begin if begin else -1
         while not self.done and not stop:
             with self.state.clock.step(self._active(self.state.step), self._work(self.state.step)):
-                values = self._guarded_step(self.state.step)
+                values = self._guarded(partial(self._step, self.state.step))
             self.state.step += 1
             step = self.state.step
             measured: Mapping[str, float] = {}
             if measure is not None and (step % config.held_out_every == 0 or self.done):
-                measured = measure(step)
+                measured = self._guarded(partial(measure, step))
             if values is not None:
                 total = self.state.clock.expected_steps(step, config.steps)
                 log = step % config.log_every == 0 or bool(measured)
@@ -149,9 +152,9 @@ class Trainer:
         """Equal for steps that do the same operations: their optimizers, and what the task says of them."""
         return " ".join(filter(None, (*self._active(step), self.task.work(step))))
 
-    def _guarded_step(self, step: int) -> Mapping[str, float] | None:
+    def _guarded(self, work: Callable[[], T]) -> T:
         try:
-            return self._step(step)
+            return work()
         except torch.OutOfMemoryError:
             size = self.config.batch_size // self.config.accumulate
             raise MachineError(

@@ -38,7 +38,7 @@ from sfumato.training.conditions import unflat
 from sfumato.training.config import OptimConfig, RunConfig
 from sfumato.training.fit import latent_factor
 from sfumato.training.generator import train_generator
-from sfumato.training.held_out import NONE_HELD_OUT, HeldOut, held_out_loss
+from sfumato.training.held_out import HeldOut, held_out_loss
 from sfumato.training.inputs import condition_source, wants_pixels
 from sfumato.training.lock import locked
 from sfumato.training.loop import Outcome, Trainer
@@ -208,7 +208,7 @@ class Run:
             said = f"prior: {count(prior):,} parameters, conditioner: {count(conditioner):,}"
             outcome = self.train(trainer, on_sample, said, held_out)
         results = results or {"steps": outcome.step, "images_per_second": rate(outcome)}
-        reporter.say(held_out.finish(results) if held_out else NONE_HELD_OUT)
+        reporter.say(held_out.finish(results))
         return self._finish(stage, model, target, first_results, results)
 
     def _finish(

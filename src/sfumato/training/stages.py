@@ -28,11 +28,14 @@ ADDED: dict[str, dict[str, Any]] = {
     "data": {"where": [], "label": "label"},
     "loss": {"codebook_weight": 1.0, "commitment_weight": 0.25, "codebook_decay": 0.0, "codebook_revive": 0.0},
     "coupling": {"coupling": "affine", "bins": 16, "bound": 4.0},
-    "optim": {"flops": 0.0, "keep": "last", "held_out_every": 1000},
+    "optim": {"flops": 0.0, "keep": "last"},
     "pixelcnn": {"dropout": 0.0},
 }
 """By `kind` (data, loss, coupling and optim: `DataConfig`, `FirstStageLossConfig`, `CouplingConfig` and `OptimConfig`, which
 have none), fields that configs got after runs had been made without them, and the values that mean the same as none."""
+
+PACES = ("held_out_every",)
+"""Of CADENCE, what was added after runs had been made, and is in no key at any depth."""
 
 _WITHOUT_KIND = {"data": "max_bad_fraction", "loss": "half_size_weight", "coupling": "coupling", "optim": "accumulate"}
 
@@ -58,7 +61,8 @@ def _as_ever(data: Any) -> Any:
         return data
     other = next((kind for kind, field in _WITHOUT_KIND.items() if field in data), "")
     added = ADDED.get(str(data.get("kind", other)), {})
-    return {name: _as_ever(value) for name, value in data.items() if name not in added or value != added[name]}
+    kept = {name: value for name, value in data.items() if name not in PACES}
+    return {name: _as_ever(value) for name, value in kept.items() if name not in added or value != added[name]}
 
 
 _UNITS = {"seconds": "s", "flops": "flops"}

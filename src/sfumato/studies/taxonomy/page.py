@@ -37,7 +37,11 @@ def page(study: Study, pictures: Pictures | None = None) -> str:
         overview(study, told),
         the_tree(told),
         *(section(chapter, outcome, study, pictures) for chapter, outcome in told if outcome is not None),
-        *([] if pictures is None else [the_rest(pictures, [c.name for c, _ in told]), the_pictures(pictures, told)]),
+        *(
+            []
+            if pictures is None
+            else [the_rest(pictures, [c.name for c, one in told if one is not None]), the_pictures(pictures, told)]
+        ),
         the_attention(worked()),
         ending(study, pictures),
     ]
@@ -176,13 +180,13 @@ def ending(study: Study, pictures: Pictures | None) -> str:
     budget = "" if study.seconds is None else f" --seconds {study.seconds:g}"
     command, compared, runs = f"sfumato study mixture --out mixture --seed {study.seed}{budget}", "", "one run"
     if pictures is not None:
-        results = list(pictures.results.values())
+        results = [r for r in pictures.results.values() if r.done]
         compared, command, runs = f"{_compare(results)}\n", f"{command} --compare compare", "two runs"
     return f"""<footer><p>Made by sfumato {escape(study.version)}. All numbers and pictures on this page are of {runs}:</p>
 <pre>{escape(compared)}{command} --page docs/taxonomy.html</pre>
-<p>Two rows of the family tree have no chapter. VQ-VAE-2 is a VQ-VAE of two grids, coarse and fine, and a point of the plane has
-only one place. VQGAN adds a perceptual and an adversarial loss to the VQ-VAE's first stage, which are about textures; its
-transformer is the one under <a href="#autoregressive">Autoregressive</a>.</p></footer>"""
+<p>Two rows of the family tree are not on the plane. VQ-VAE-2 is a VQ-VAE of two grids, coarse and fine, and a point of the
+plane has only one place. VQGAN adds a perceptual and an adversarial loss to the VQ-VAE's first stage, which are about
+textures; its transformer is the one under <a href="#autoregressive">Autoregressive</a>.</p></footer>"""
 
 
 COLUMNS = (
@@ -196,7 +200,10 @@ def _compare(results: Sequence[Result]) -> str:
     first = results[0]
     budget = f"--budget-flops {first.flops:g}" if first.flops > 0 else f"--budget {first.minutes:g}"
     most = max(result.num_samples for result in results)
-    return f"sfumato compare --data {first.data.get('folder', 'DIR')} {budget} --samples {most} --out compare"
+    return (
+        f"sfumato compare --data {first.data.get('folder', 'DIR')} {budget} --samples {most} --batch-size {first.batch_size} "
+        "--out compare"
+    )
 
 
 def _row(chapter: Chapter, one: Outcome) -> str:

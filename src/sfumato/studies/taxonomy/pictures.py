@@ -24,7 +24,7 @@ ACROSS, LINES, GAP = 12, 2, 2
 
 @dataclass(frozen=True)
 class Pictures:
-    """A comparison's results by family, in the order of the field's history, and its folder."""
+    """A comparison's results by family, in the order of the field's history, those that diverged too, and its folder."""
 
     results: Mapping[str, Result]
     folder: Path
@@ -32,8 +32,8 @@ class Pictures:
 
 def read_pictures(folder: Path) -> Pictures:
     """The --out of a `sfumato compare`. Raises `InputError` where no family has samples there."""
-    found = {r.family: r for r in read_results(folder, list(FAMILIES)) if r.done}
-    if not found:
+    found = {r.family: r for r in read_results(folder, list(FAMILIES))}
+    if not any(r.done for r in found.values()):
         raise InputError(f"compare: no family's result is in {folder}; give the --out of `sfumato compare`.")
     return Pictures(found, folder)
 
@@ -43,6 +43,8 @@ def on_pictures(pictures: Pictures, family: str) -> str:
     result = pictures.results.get(family)
     if result is None:
         return ""
+    if not result.done:
+        return f"<h3>On pictures</h3>\n<p>It {escape(result.status)}: {escape(result.reason)}</p>"
     facts = [("Fréchet distance", span(result.scores["fd"]))] if "fd" in result.scores else []
     facts += [
         (name, number(result.scores[name].value)) for name in ("precision", "recall", "coverage") if name in result.scores
@@ -61,16 +63,16 @@ def on_pictures(pictures: Pictures, family: str) -> str:
 
 def the_rest(pictures: Pictures, told: Sequence[str]) -> str:
     """Families of the comparison that have no chapter."""
-    rest = [result for result in pictures.results.values() if result.family not in told]
+    rest = [result for result in pictures.results.values() if result.done and result.family not in told]
     if not rest:
         return ""
     parts = [f'<h3>{escape(r.title)}</h3>\n<p class="kind">{escape(r.formula)}</p>\n{_strip(pictures, r)}' for r in rest]
-    return '<h2 id="others">Those that a point is too small for</h2>\n' + "\n".join(parts)
+    return '<h2 id="others">Without a chapter</h2>\n' + "\n".join(parts)
 
 
 def table_rows(pictures: Pictures, chapters: Sequence[str]) -> list[list[str]]:
     """Cells for every family, the smallest distance first; a family with a chapter is a link to it."""
-    results = list(pictures.results.values())
+    results = [r for r in pictures.results.values() if r.done]
     order = [*ranked(results), *(r for r in results if "fd" not in r.scores)]
     rows = []
     for r in order:
