@@ -93,7 +93,9 @@ def test_captions_are_repeated_with_other_seeds(data: Any, oracle: Any, pooling:
 def test_a_singular_covariance_is_refused_before_anything_is_drawn(data: Any, oracle: Any, pooling: Any, settings: Any) -> None:
     held, rest = data(96, 0), data(97, 1)
     model, told = oracle(held), list[str]()
-    with pytest.raises(InputError, match=r"needs at least 97, for a covariance of 96 features; give more \(--num") as error:
+    with pytest.raises(
+        InputError, match=r"needs at least 97, for a covariance of 96 features; give more \(--data: only 96 are held out\)"
+    ) as error:
         evaluate(pooling(1), Sets(held, rest=rest), settings(), model, progress=lambda what, done, total: told.append(what))
     assert "\n" not in str(error.value)
     assert model.calls == told == []

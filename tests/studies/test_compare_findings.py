@@ -53,9 +53,19 @@ def test_memory_is_said_where_it_is() -> None:
 
 
 def test_a_collapse_is_said() -> None:
-    told = said(made("vae"), made("gan", scores=made("gan").scores | {"recall": score(0.002, 0.001)}))
-    assert "GAN has collapsed, or has hardly been trained: its samples cover 0.2% of the real pictures." in told
+    nothing = {"recall": score(0.002, 0.001)}
+    gan = made("gan", scores=made("gan").scores | nothing)
+    told = said(made("vae"), gan)
+    assert "GAN has collapsed, or has hardly been trained: recall 0.002." in told
+    assert "nothing of the family; the curves stand with the samples of it." in told
+    assert "nothing of the family." in said(made("vae"), dataclasses.replace(gan, curves=()))
     assert "collapsed" not in said(made("vae"), made("gan"))
+    both = findings([made("vae", scores=made("vae").scores | nothing), gan])
+    assert both[0] == "No family has been trained enough to be compared: none covers the real pictures."
+    assert sum("collapsed" in text for text in both) == 1
+    assert any(
+        text.startswith("VAE and GAN have collapsed, or have hardly been trained: recall 0.002 and 0.002.") for text in both
+    )
 
 
 def test_a_winner_that_remembers_is_told_from_the_best_that_does_not() -> None:

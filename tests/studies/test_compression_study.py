@@ -163,7 +163,7 @@ def test_the_page_stands_alone(done):
     assert text.count("<svg") == 2
     assert text.count("data:image/png;base64,") == 2
     assert not re.search(r'(src|href)="(?!data:)', text)
-    assert "For this data: f =" in text
+    assert "Nothing to recommend: no factor is finished with a prior of 100 steps or more." in text
     assert "Not in this study: f = 4, 8, 16, 32." in text
     for name, lines in (("time.svg", 2), ("speed.svg", 2)):
         root = ET.parse(done / name).getroot()
@@ -172,7 +172,7 @@ def test_the_page_stands_alone(done):
 
 def of(factor: int, *speeds: tuple[int, float, float, float, float]) -> Result:
     made = tuple(Speed(n, rate, Distance(value, low, high)) for n, rate, value, low, high in speeds)
-    return Result(factor, TINY, curve=(Moment(1.0, 1, Distance(1, 1, 1)),), speeds=made)
+    return Result(factor, TINY, curve=(Moment(1.0, 100, Distance(1, 1, 1)),), speeds=made)
 
 
 def test_the_fastest_of_what_cannot_be_told_from_the_best_is_recommended():
@@ -183,6 +183,10 @@ def test_the_fastest_of_what_cannot_be_told_from_the_best_is_recommended():
     alone = recommend([of(8, (10, 90, 9.0, 8.0, 9.9), (50, 20, 7.0, 6.5, 7.5))])
     assert (alone.factor, alone.num_steps, alone.best) == (8, 50, 8)
     assert recommend([of(2)]) is None
+    hardly = dataclasses.replace(of(16, (50, 900, 1.0, 0.9, 1.1)), curve=(Moment(1.0, 99, Distance(1, 1, 1)),))
+    assert recommend([hardly]) is None
+    both = recommend([hardly, of(8, (50, 20, 7.0, 6.5, 7.5))])
+    assert (both.factor, both.best) == (8, 8)
 
 
 def test_dots_stand_where_their_numbers_say():

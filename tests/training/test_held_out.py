@@ -48,12 +48,12 @@ def config(*changes: str, steps: int = 120) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that have nothing to do with one another, 16 of 52 held out: what is learned of some is no help with others."""
+    """Pictures that have nothing to do with one another, 40 of 80 held out: what is learned of some is no help with others."""
     root = tmp_path_factory.mktemp("noise")
     rng = np.random.default_rng(0)
-    rows = [{"file_name": f"{index:02}.png", "split": "validation" if index % 13 < 4 else "train"} for index in range(52)]
+    rows = [{"file_name": f"{index:02}.png", "split": "validation" if index % 2 else "train"} for index in range(80)]
     (root / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    for index in range(52):
+    for index in range(80):
         blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks.repeat(4, 0).repeat(4, 1)).save(root / f"{index:02}.png")
     return root
@@ -253,7 +253,7 @@ def test_a_first_stage_has_no_held_out_loss_to_keep_by(noise: Path, tmp_path: Pa
         go(config("first_stage.train.keep=best"), noise, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("last", "rises"), [(2.0, False), (2.03, False), (2.05, True)])
+@pytest.mark.parametrize(("last", "rises"), [(2.0, False), (2.09, False), (2.11, True)])
 def test_a_trifle_is_no_rise(last: float, rises: bool) -> None:
     assert Found(2.0, 5, last, 9).rises is rises
-    assert dataclasses.replace(Found(-2.0, 5, -2.0, 5), last=-1.9).rises  # a log-density may be negative
+    assert dataclasses.replace(Found(-2.0, 5, -2.0, 5), last=-1.8).rises  # a log-density may be negative

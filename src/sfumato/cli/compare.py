@@ -15,6 +15,7 @@ from sfumato.generation.limits import LIMITS, number_from_text
 HELP = "Train every family of image generators on the same data for the same time or operations; judge them by one protocol."
 BUDGET, SAMPLES, SIZE, BATCH_SIZE, SAMPLE_MINUTES = 5.0, 2000, 32, 100, 5.0
 MOST = 1e30  # minutes or operations; more is a slip of the finger
+COMMAND = "command.txt"  # in --out
 COARSE_CHAIN = 100  # steps of a diffusion's bound where there is no GPU
 
 
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         print(write(args.out, ""))
         return 0
     if args.data is None or not os.path.exists(args.data):
-        raise InputError(f"--data {str(args.data)[:300]}: no such folder; give a folder of pictures.")
+        given = "none given" if args.data is None else f"{str(args.data)[:300]}: no such folder"
+        raise InputError(f"--data {given}; give a folder of pictures.")
     minutes, flops = _budget(args)
     sample_minutes = _positive("sample-minutes", args.sample_minutes, "minutes")
     seed, batch_size = LIMITS.seed(number_from_text(args.seed)), LIMITS.batch_size(number_from_text(args.batch_size))
@@ -62,18 +64,23 @@ def run(args: argparse.Namespace) -> int:
     _allow_fast_matrices(device.type)
     say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     comparison = Comparison(args.data, args.out, settings, device, args.quiet, say, lambda: _bars(args.quiet))
+    results: list[Any] = []
     try:
-        comparison.run(families)
+        results = comparison.run(families)
     except Stopped as stop:
         print(f"sfumato: {stop}", file=sys.stderr)
         if not any(args.out.glob("*/result.json")):
             return 0
     print(write(args.out, command(args)))
-    return 0
+    return 1 if results and not any(result.done for result in results) else 0
 
 
 def write(out: Path, told: str) -> Path:
-    """The page and the overview of all results in `out`. Raises `InputError` where there are none."""
+    """The page and the overview of all results in `out`. Raises `InputError` where there are none.
+
+    told: the command that made them, "" for that of the last call.
+    """
+    from sfumato.io.files import write_bytes
     from sfumato.studies.families import FAMILIES
     from sfumato.studies.overview import write_overview
     from sfumato.studies.page import conditions, write_page
@@ -82,6 +89,11 @@ def write(out: Path, told: str) -> Path:
     results = read_results(out, list(FAMILIES))
     if not results:
         raise InputError(f"--out {str(out)[:300]}: it holds no results; train some families first, without --page-only.")
+    kept = out / COMMAND
+    if told:
+        write_bytes(kept, f"{told}\n".encode())
+    elif kept.is_file():
+        told = kept.read_text(encoding="utf-8").strip()
     write_overview(results, out, conditions(results))
     return write_page(results, out, told)
 

@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
             print(text, file=sys.stderr, flush=True)
 
     try:
-        Study(data, out, settings, device, say, quiet=args.quiet, minutes=stop).run(factors)
+        results = Study(data, out, settings, device, say, quiet=args.quiet, minutes=stop).run(factors)
     except Stopped as stopped:
         print(f"sfumato: {stopped}", file=sys.stderr)
         return 0
     print(write_page(out))
-    return 0
+    return 1 if all(result.failed for result in results) else 0
 
 
 def _numbers(name: str, text: str, most: int) -> list[int]:

@@ -81,7 +81,8 @@ class Sets:
             needed, told, given = f"{fewest}", f"compared with {len(self.rest)} other real ones", min(drawn, len(self.rest))
         if given < fewest:
             again = "" if settings.repeat else ", draw captions again (--protocol quick)"
+            more = "--num, --data" if drawn < there else f"--data: only {there} are held out"
             raise InputError(
                 f"{drawn} pictures to draw, {told}: the Frechet distance needs at least {needed}, for a covariance of {dims} "
-                f"features; give more (--num, --data){again}, or leave the distance out (--no-fd)."
+                f"features; give more ({more}){again}, or leave the distance out (--no-fd)."
             )

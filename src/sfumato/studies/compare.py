@@ -39,10 +39,11 @@ from sfumato.studies.families import Family, budgeted
 from sfumato.studies.judge import Protocol, Reference, Verdict, check_count, judge
 from sfumato.studies.results import DIVERGED, DONE, FAILED, NEIGHBOURS, SAMPLES, Result, Score, read_result
 from sfumato.studies.sampling import Drawn, draw
+from sfumato.training.check import check
 from sfumato.training.config import DataConfig, RunConfig
 from sfumato.training.held_out import chosen_and_rest
 from sfumato.training.operations import as_typed
-from sfumato.training.prepare import AUDIT, Prepared, prepare_data
+from sfumato.training.prepare import AUDIT, Prepared, adapt, prepare_data
 from sfumato.training.report import save_sheet, sheet
 from sfumato.training.run import train
 from sfumato.training.stages import Stage, key
@@ -106,6 +107,11 @@ class Comparison:
         for family in families:
             records.check_budget(self.out / family.name, self._config(family))
         check_count(len(self.prepared.train))
+        for family in families:
+            try:
+                check(adapt(self._config(family), self.prepared)[0])
+            except InputError as error:
+                raise InputError(f"{family.title}: {error} Or leave it out (--families).") from None
         begin, made, found = time.monotonic(), 0, []
         for index, family in enumerate(families):
             where = f"[{index + 1}/{len(families)}] {family.title}"

@@ -84,10 +84,17 @@ def choose(names: Sequence[str] | None) -> list[Family]:
         family = FAMILIES.get(name)
         if (family is None and name not in RECIPES) or (family is not None and family.recipe not in RECIPES):
             raise unknown("family", name[:80], [*(n for n, f in FAMILIES.items() if f.recipe in RECIPES), *RECIPES])
-        chosen[name] = family or Family(name, name, name, "", "")
+        chosen[name] = family or _recipe(name)
     if not chosen:
         raise InputError("families: got none, expected names such as gan,vae,ldm.")
     return list(chosen.values())
+
+
+def _recipe(name: str) -> Family:
+    """A recipe as a family; one of a family, such as its `-tiny`, is of that family's kind."""
+    kind = FAMILIES.get(name.removeprefix("family-").removesuffix("-tiny"))
+    plain = Family(name, name, name, "", "")
+    return plain if kind is None else dataclasses.replace(kind, name=name, title=f"{kind.title} ({name})", recipe=name)
 
 
 def shares(config: RunConfig) -> tuple[float, float]:

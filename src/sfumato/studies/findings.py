@@ -52,6 +52,8 @@ def _winner(done: Sequence[Result]) -> list[str]:
     order = ranked(done)
     if not order:
         return ["No family has a Fréchet distance yet."]
+    if all(collapsed(r) for r in order):
+        return ["No family has been trained enough to be compared: none covers the real pictures."]
     best = order[0].scores["fd"]
     text = f"{order[0].title} has the lowest Fréchet distance, {span(best)}"
     if best.real is not None:
@@ -148,11 +150,15 @@ def collapsed(result: Result) -> bool:
 
 
 def _collapses(done: Sequence[Result]) -> list[str]:
+    found = [r for r in done if collapsed(r)]
+    if not found:
+        return []
+    many = len(found) > 1
+    recalls = names([number(r.scores["recall"].value) for r in found])
+    curves = f"; the curves stand with the samples of {'each' if many else 'it'}" if all(r.curves for r in found) else ""
     return [
-        f"{r.title} has collapsed, or has hardly been trained: its samples cover {r.scores['recall'].value:.1%} of the real "
-        "pictures. That says something of this training and nothing of the family; its curves stand with its samples."
-        for r in done
-        if collapsed(r)
+        f"{names([r.title for r in found])} {'have' if many else 'has'} collapsed, or {'have' if many else 'has'} hardly been "
+        f"trained: recall {recalls}. That says something of this training and nothing of the family{curves}."
     ]
 
 

@@ -34,11 +34,11 @@ MOST = 256
 """Held-out pictures that are looked at."""
 PART = 32
 """Of them at once, or fewer where training takes fewer at once."""
-FEW = 8
+FEW = 20
 """Pictures of which a rising loss says nothing yet."""
 SEED = 20_000
 """Of their latents, times and noise."""
-RISE = 0.02
+RISE = 0.05
 """A last loss that is larger than the smallest by this share of it is worth a word."""
 NUMBERS, WEIGHTS = "held_out.json", "best.safetensors"
 
@@ -123,7 +123,7 @@ class HeldOut:
         if self.found is None:
             return "prior: the loss of held-out pictures is no finite number."
         results["held_out"] = dataclasses.asdict(self.found)
-        told = f"prior: {self.found.told()}"
+        told = f"prior: {self.found.told()}, of {len(self.latents)} pictures"
         if not self.found.rises or len(self.latents) < FEW:
             return told
         told += ". From there on it got worse on new pictures, as a prior does that learns its own by heart"

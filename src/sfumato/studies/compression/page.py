@@ -10,9 +10,10 @@ from pathlib import Path
 from sfumato.io.files import write_bytes
 from sfumato.recipes.compression import FACTORS
 from sfumato.studies.compression.chart import Axis, Dot, Line, chart
-from sfumato.studies.compression.results import Distance, Result, Settings, load_all, recommend
+from sfumato.studies.compression.results import LEAST_STEPS, Distance, Result, Settings, load_all, recommend
 
 QUALITY = "FD-MobileNetV2, lower is better"
+NOTHING = f"Nothing to recommend: no factor is finished with a prior of {LEAST_STEPS} steps or more."
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-size:14px}td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}"
@@ -95,7 +96,7 @@ def speeds(results: Sequence[Result]) -> list[list[str]]:
 
 def _page(out: Path, results: Sequence[Result], over_time: str, over_speed: str) -> str:
     settings, chosen = results[0].settings, recommend(results)
-    words = "No factor is finished yet." if chosen is None else f"For this data: {chosen.words}"
+    words = NOTHING if chosen is None else f"For this data: {chosen.words}"
     notes = [f"f = {one.factor} has no more: {one.failed}" for one in results if one.failed]
     missing = [str(f) for f in FACTORS if f not in {one.factor for one in results}]
     notes += [f"Not in this study: f = {', '.join(missing)}."] if missing else []

@@ -153,16 +153,16 @@ def begin(out: Path, factor: int, settings: Settings, data: str, num_pictures: i
     found = load_result(out, factor)
     if found is None:
         return Result(factor, settings, data=data, num_pictures=num_pictures)
-    if found.data not in ("", data):
-        raise InputError(
-            f"{out / f'f{factor}'} was made of {found.num_pictures:,} other pictures than the {num_pictures:,} of --data: "
-            "results of both cannot stand in one figure; give another --out."
-        )
     same = replace(found.settings, num_steps=settings.num_steps)
     if same != settings:
         raise InputError(
             f"{out / f'f{factor}'} was made with {_said(found.settings)}, and asked are {_said(settings)}: results of both "
             "cannot stand in one figure; give the same, or another --out."
+        )
+    if found.data not in ("", data):
+        raise InputError(
+            f"{out / f'f{factor}'} was made of {found.num_pictures:,} other pictures than the {num_pictures:,} of --data: "
+            "results of both cannot stand in one figure; give another --out."
         )
     steps = sorted({*settings.num_steps, *(speed.num_steps for speed in found.speeds)})
     return replace(found, settings=replace(settings, num_steps=tuple(steps)), failed="", data=data, num_pictures=num_pictures)
@@ -195,9 +195,17 @@ class Recommendation:
     words: str
 
 
+LEAST_STEPS = 100
+"""Of a prior's training, for its factor to be recommended."""
+
+
 def recommend(results: Sequence[Result]) -> Recommendation | None:
-    """The fastest of all (factor, steps) whose interval meets that of the best; None where nothing is finished."""
-    every = [(result.factor, speed) for result in results for speed in result.speeds]
+    """The fastest of all (factor, steps) whose interval meets that of the best.
+
+    None where no factor has its speeds and a prior of `LEAST_STEPS` training steps or more: fewer tell nothing of a factor.
+    """
+    trained = [result for result in results if result.curve and result.curve[-1].steps >= LEAST_STEPS]
+    every = [(result.factor, speed) for result in trained for speed in result.speeds]
     if not every:
         return None
     best_factor, best = min(every, key=lambda pair: pair[1].distance.value)

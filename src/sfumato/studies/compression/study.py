@@ -61,6 +61,8 @@ class Study:
         Raises `InputError` for factors, data or settings that do not fit, before anything is trained; `Stopped` at a signal or
         when the time is up.
         """
+        if self.out.resolve().is_relative_to(self.data.resolve()):
+            raise InputError(f"--out {self.out} lies inside --data {self.data}, whose pictures it would join; give another.")
         for factor in factors:
             check(factor, self.settings.size)
         for factor in factors:
@@ -152,7 +154,7 @@ class _Factor:
             found = FirstStageResult(clock["seconds"], clock["steps"], numbers["psnr"], numbers["ssim"], distance)
         self._keep(
             device=str(made_by["device"]),
-            made_by=f"sfumato {made_by['sfumato']}, commit {made_by['commit']}, torch {made_by['torch']}",
+            made_by=", ".join(f"{name} {made_by[name]}" for name in ("sfumato", "commit", "torch") if made_by.get(name)),
             latent=model.latent_shape(*model.image_size),
             first_stage_parameters=_count(model.first_stage),
             prior_parameters=_count(model.prior),

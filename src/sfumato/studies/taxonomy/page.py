@@ -26,7 +26,6 @@ SOURCE = "../src/sfumato"
 DENSITY = mathml(r"p(x) = \frac{1}{8} \sum_{k = 1}^8 \N(x; m_k, \sigma^2), \; H(p) = \log 8 + 1 + \log(2 \pi \sigma^2)")
 QUERIES = mathml(r"q = W_q h, \; k_i = W_k e_i, \; v_i = W_v e_i")
 ANSWERS = mathml(r"a = \softmax(\frac{q \cdot k_i}{\sqrt{d}}), \; \text{out} = \sum_i a_i v_i")
-TITLE = "One density, eight ways to learn it"
 
 
 def page(study: Study, pictures: Pictures | None = None) -> str:
@@ -48,12 +47,18 @@ def page(study: Study, pictures: Pictures | None = None) -> str:
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{TITLE}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{title(told)}</title>\n<style>{STYLE}</style>\n</head>\n"
     )
     return head + "<body>\n<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
 
 
 Told = Sequence[tuple[Chapter, Outcome | None]]
+NUMBERS = ("no way", "one way", "two ways", "three ways", "four ways", "five ways", "six ways", "seven ways", "eight ways")
+
+
+def title(told: Told) -> str:
+    """Counts the families that are told."""
+    return f"One density, {NUMBERS[sum(one is not None for _, one in told)]} to learn it"
 
 
 def opening(study: Study, told: Told) -> str:
@@ -64,7 +69,7 @@ def opening(study: Study, told: Told) -> str:
         for chapter, one in told
         if one is not None and one.points
     )
-    return f"""<header><h1>{TITLE}</h1>
+    return f"""<header><h1>{title(told)}</h1>
 <p>A generative model learns a distribution from examples of it. Families differ in what they are able to say about it: some
 give the probability of every point, some a bound on it, one only draws. To see what that means, here is a distribution so
 small that everything about it is known: {mixture.num_modes} Gaussians in a circle, which each family has learned in
