@@ -90,8 +90,8 @@ def conditions(results: Sequence[Result]) -> str:
     return (
         f"{len(results)} families of image generators, each trained for {' or '.join(filter(None, budgets))} on the same "
         f"{data.get('num_train', 0):,} pictures of {data.get('size', '?')} × {data.get('size', '?')} pixels "
-        f"({data.get('folder', '')}; {data.get('num_held_out', 0):,} more are held out), on {' and on '.join(devices)}, and judged "
-        "by one protocol."
+        f"({data.get('folder', '')}; {data.get('num_held_out', 0):,} more are held out), on {' and on '.join(devices)}, and "
+        "judged by one protocol."
     )
 
 
