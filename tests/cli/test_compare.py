@@ -17,7 +17,7 @@ from tiny_runs import write_folder
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--data None: no such folder"),
+        ([], "--data none given"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),
         (["--data", ".", "--budget", "0"], "budget: got '0', expected minutes"),
         (["--data", ".", "--budget", "soon"], "budget: got 'soon'"),

@@ -67,8 +67,10 @@ def run(args: argparse.Namespace) -> int:
         name = one.name if one.share is None else f"direction {one.name}\n{one.share:.1%} of the variance"
         moved = torch.cat([base + place * one.step for place in places]).to(pipeline.device)
         rows.append(Row(name, decoded(pipeline, moved)))
-    title = f"{pipeline.name}: a latent moved along {'channels' if channels else 'its principal directions'}"
+    along = "channels" if channels or latents is None else f"the principal directions of {len(latents)} pictures"
+    title = f"{pipeline.name}: a latent moved along {along}"
     figure = sheet(rows, [f"{place:+.1f} std" for place in places], title).figure
-    numbers = {"directions": [{"name": one.name, "share": one.share} for one in directions], "places": places}
+    shares = [{"name": one.name, "share": one.share} for one in directions]
+    numbers = {"directions": shares, "places": places, "pictures": 0 if latents is None else len(latents)}
     common.write(out, figure, numbers, pipeline, args.overwrite)
     return 0
