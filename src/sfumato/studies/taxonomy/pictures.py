@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.errors import InputError
 from sfumato.studies.families import FAMILIES
-from sfumato.studies.findings import findings, millions, number, ranked, span, warnings
+from sfumato.studies.findings import findings, millions, number, ranked, span
 from sfumato.studies.overview import first_samples
 from sfumato.studies.page import conditions
 from sfumato.studies.results import SAMPLES, Result, read_results
@@ -49,9 +49,8 @@ def on_pictures(pictures: Pictures, family: str) -> str:
     facts += [
         (name, number(result.scores[name].value)) for name in ("precision", "recall", "coverage") if name in result.scores
     ]
-    if "bits" in result.scores:
-        kind = "≤ " if result.bits_kind == "bound" else ""
-        facts.append(("bits per dimension", kind + number(result.scores["bits"].value)))
+    if bits := _bits(result):
+        facts.append(("bits per dimension", bits))
     if "memorised" in result.scores:
         facts.append(("distance to training pictures", number(result.scores["memorised"].value)))
     if result.seconds_per_sample is not None:
@@ -78,9 +77,8 @@ def table_rows(pictures: Pictures, chapters: Sequence[str]) -> list[list[str]]:
     for r in order:
         title = f'<a href="#{r.family}">{escape(r.title)}</a>' if r.family in chapters else escape(r.title)
         values = [number(r.scores[name].value) if name in r.scores else "—" for name in ("fd", "precision", "recall")]
-        bits = "—" if "bits" not in r.scores else ("≤ " if r.bits_kind == "bound" else "") + number(r.scores["bits"].value)
         speed = "—" if r.seconds_per_sample is None else number(r.seconds_per_sample)
-        rows.append([title, *values, bits, speed])
+        rows.append([title, *values, _bits(r) or "—", speed])
     return rows
 
 
@@ -90,8 +88,14 @@ COLUMNS = ("family", "Fréchet distance", "precision", "recall", "bits / dimensi
 def told(pictures: Pictures) -> list[str]:
     """Sentences: under which conditions, what the numbers say, what was not equal."""
     results = list(pictures.results.values())
-    unequal = warnings(results)
-    return [conditions(results), *(text for text in findings(results) if text not in unequal), *unequal]
+    return [conditions(results), *findings(results)]
+
+
+def _bits(result: Result) -> str:
+    """Bits per dimension, a bound marked; empty where there are none."""
+    if "bits" not in result.scores:
+        return ""
+    return ("≤ " if result.bits_kind == "bound" else "") + number(result.scores["bits"].value)
 
 
 def _strip(pictures: Pictures, result: Result) -> str:
