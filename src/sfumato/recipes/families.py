@@ -94,7 +94,7 @@ def vqvae() -> RunConfig:
     """
     loss = dataclasses.replace(_PLAIN, codebook_decay=0.99, codebook_revive=0.1)
     first = FirstStageRun(model=VQConfig(_quantized(), codebook_size=512), loss=loss, train=_optim(10_000, 128))
-    prior = AutoregressiveConfig(PixelCNNConfig(512, dim=192, depth=12, first_kernel=5, dropout=0.3))
+    prior = AutoregressiveConfig(PixelCNNConfig(512, dim=192, depth=12, first_kernel=5, dropout=0.1))
     return _family("vqvae", first, prior, _optim(20_000, 256, keep="best"))
 
 
@@ -107,8 +107,8 @@ def vqvae2() -> RunConfig:
     loss = dataclasses.replace(_PLAIN, codebook_decay=0.99, codebook_revive=0.1)
     model = VQ2Config(network, codebook_size=512, embed_channels=16)
     first = FirstStageRun(model=model, loss=loss, train=_optim(10_000, 128))
-    top = PixelCNNConfig(512, dim=128, depth=8, first_kernel=5, dropout=0.3)
-    bottom = PixelCNNConfig(512, dim=192, depth=10, first_kernel=5, concat_channels=64, dropout=0.3)
+    top = PixelCNNConfig(512, dim=128, depth=8, first_kernel=5, dropout=0.1)
+    bottom = PixelCNNConfig(512, dim=192, depth=10, first_kernel=5, concat_channels=64, dropout=0.1)
     return _family("vqvae2", first, HierarchicalConfig(top, bottom), _optim(20_000, 256, keep="best"))
 
 
@@ -122,7 +122,7 @@ def vqgan() -> RunConfig:
         codebook_revive=0.1,
     )  # fmt: skip
     first = FirstStageRun(model=VQConfig(_quantized(), codebook_size=1024), loss=loss, train=_optim(10_000, 128))
-    prior = AutoregressiveConfig(GPTConfig(1024, 8, 8, dim=320, depth=8, heads=5, dropout=0.3))
+    prior = AutoregressiveConfig(GPTConfig(1024, 8, 8, dim=320, depth=8, heads=5, dropout=0.1))
     return _family("vqgan", first, prior, _optim(20_000, 256, keep="best"))
 
 
