@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from made_results import made
+from sfumato.io.files import write_json
 from sfumato.studies.chart import HEIGHT, WIDTH, Axis, Dot, scatter, spark
 from sfumato.studies.families import FAMILIES
 from sfumato.studies.overview import write_overview
@@ -79,10 +83,43 @@ def results() -> list[Result]:
 
 def test_it_needs_nothing_else(results: list[Result], tmp_path: Path) -> None:
     page = read(write_page(results, folder(tmp_path, results), "sfumato compare --data emoji"))
-    links = [source for source in page.sources if not source.startswith("data:image/png;base64,")]
+    links = [source for source in page.sources if not source.startswith("data:image/webp;base64,")]
     assert all(link.startswith("https://arxiv.org/abs/") for link in links)
     assert len(page.sources) - len(links) == 2 * len(results)
     assert "sfumato compare --data emoji" in page.text
+
+
+def test_pictures_lose_nothing(tmp_path: Path) -> None:
+    result = made("gan")
+    (tmp_path / "gan").mkdir()
+    pixels = torch.randint(0, 256, (64, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    save_sheet(tmp_path / "gan" / SAMPLES, sheet(list(pixels), 8))
+    source = next(s for s in read(write_page([result], tmp_path)).sources if s.startswith("data:"))
+    with (
+        Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as shown,
+        Image.open(tmp_path / "gan" / SAMPLES) as file,
+    ):
+        assert np.array_equal(np.asarray(shown.convert("RGB")), np.asarray(file.convert("RGB")))
+
+
+def test_weights_that_are_not_the_last_ones_are_told(tmp_path: Path) -> None:
+    told = "kept are the weights of step 1,000, the best on held-out pictures"
+    for keep, best, expected in (("best", 1000, True), ("last", 1000, False), ("best", 5000, False)):
+        out = folder(tmp_path / f"{keep}-{best}", results := [made("vqvae")])
+        (out / "vqvae/prior").mkdir()
+        write_json(out / "vqvae/config.json", {"prior": {"train": {"keep": keep}}})
+        write_json(out / "vqvae/prior/held_out.json", {"best": 4.6, "best_step": best, "last": 15.0, "last_step": 5000})
+        assert (told in write_page(results, out).read_text()) is expected
+
+
+def test_the_number_of_samples_is_a_column_where_it_differs(tmp_path: Path) -> None:
+    same = write_page([made("gan"), made("vae")], tmp_path).read_text()
+    assert "judged by one protocol, by 2,000 samples each." in same
+    assert "<th scope=col>samples</th>" not in same
+    page = read(write_page([made("gan"), made("vae", num_samples=1400)], tmp_path))
+    rows = {row[0].strip(): row for row in page.rows}
+    assert [rows[name][-1].strip() for name in ("family", "GAN", "VAE")] == ["samples", "2,000", "1,400"]
+    assert "samples each" not in " ".join(page.text)
 
 
 def test_every_family_has_its_row_and_its_card(results: list[Result], tmp_path: Path) -> None:
@@ -91,7 +128,7 @@ def test_every_family_has_its_row_and_its_card(results: list[Result], tmp_path: 
     for result in results:
         assert result.title in rows
         assert page.text.count(result.title) >= 2
-    assert rows["GAN"][1].split() == ["10", "9.5", "–", "10.5"]
+    assert rows["GAN"][1].split() == ["10", "9.5–10.5"]
     assert rows["VQ-VAE-2"][1].strip() == "diverged"
     assert rows["other real pictures"][1].strip() == "3"
     order = [row[0].strip() for row in page.rows[1:-1]]

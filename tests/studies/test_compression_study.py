@@ -19,7 +19,7 @@ from sfumato.studies.compression import measure
 from sfumato.studies.compression import results as results_module
 from sfumato.studies.compression import study as study_module
 from sfumato.studies.compression.chart import Axis, Dot, Line, chart
-from sfumato.studies.compression.page import write_page
+from sfumato.studies.compression.page import _made_by, speeds, write_page
 from sfumato.studies.compression.results import (
     Distance,
     Moment,
@@ -161,7 +161,7 @@ def test_one_that_fails_is_told_and_the_others_go_on(data, tmp_path, monkeypatch
 def test_the_page_stands_alone(done):
     text = write_page(done).read_text()
     assert text.count("<svg") == 2
-    assert text.count("data:image/png;base64,") == 2
+    assert text.count("data:image/webp;base64,") == 2
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "Nothing to recommend: no factor is finished with a prior of 100 steps or more." in text
     assert "Not in this study: f = 4, 8, 16, 32." in text
@@ -198,6 +198,29 @@ def test_dots_stand_where_their_numbers_say():
     dashed = next(e for e in root.iter() if e.get("stroke-dasharray"))
     assert float(re.match(r"M70 ([\d.]+)", dashed.get("d"))[1]) == dots[1][1]
     assert any(e.text == "a <b>" for e in root.iter())
+
+
+def test_labels_lie_on_no_other_text():
+    """Three lines in one place: there is room for few of their labels, the ends first, and none lies on a name."""
+    lines = [
+        Line(f"f = {f}", tuple(Dot(10.0 + i, 5.0 + 0.01 * f, label=str(200 - i)) for i in range(4))) for f in (1, 2, 4)
+    ] + [Line("far", (Dot(1000.0, 50.0, label="10"),))]
+    root = ET.fromstring(chart("", lines, Axis("x", log=True), Axis("y", log=True)))
+    texts = [e for e in root.iter() if e.get("paint-order")]
+    boxes = []
+    for e in texts:
+        x, y, size = float(e.get("x")), float(e.get("y")), int(e.get("font-size"))
+        boxes.append((x, y - 0.8 * size, x + 0.6 * size * len(e.text), y))
+    assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for i, a in enumerate(boxes) for b in boxes[:i])
+    shown = [e.text for e in texts]
+    assert {"f = 1", "f = 2", "f = 4", "far", "10", "200"} <= set(shown)
+    assert len(shown) < 4 + 13
+
+
+def test_the_page_says_which_factors_a_machine_made():
+    text = _made_by([dataclasses.replace(of(f), device=d, made_by="sfumato 1") for f, d in ((1, "a"), (2, "b"), (4, "a"))])
+    assert text == ["f = 1, 4: a; sfumato 1", "f = 2: b; sfumato 1"]
+    assert speeds([of(1, (10, 1296.2, 8.6, 8.0, 9.0), (20, 43.14, 5.0, 4.0, 6.0))])[1] == ["1", "1,296, 8.6", "43.1, 5"]
 
 
 @pytest.mark.parametrize(

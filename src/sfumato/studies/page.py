@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from sfumato.io.files import write_bytes
+from sfumato.io.files import read_table, write_bytes
 from sfumato.studies.chart import Dot, scatter, spark
+from sfumato.studies.embed import embedded_file
 from sfumato.studies.families import FIRST_STAGE_SHARE
 from sfumato.studies.findings import collapsed, findings, millions, number, ranked
 from sfumato.studies.results import NEIGHBOURS, SAMPLES, Result, Score, Trained
 from sfumato.studies.style import STYLE
+from sfumato.training.held_out import NUMBERS, Found
 from sfumato.training.operations import as_typed
 
 PAGE = "compare.html"
@@ -91,8 +92,13 @@ def conditions(results: Sequence[Result]) -> str:
         f"{len(results)} families of image generators, each trained for {' or '.join(filter(None, budgets))} on the same "
         f"{data.get('num_train', 0):,} pictures of {data.get('size', '?')} × {data.get('size', '?')} pixels "
         f"({data.get('folder', '')}; {data.get('num_held_out', 0):,} more are held out), on {' and on '.join(devices)}, and "
-        "judged by one protocol."
+        f"judged by one protocol{_samples_of(results)}."
     )
+
+
+def _samples_of(results: Sequence[Result]) -> str:
+    counts = {r.num_samples for r in results if r.done}
+    return f", by {counts.pop():,} samples each" if len(counts) == 1 else ""
 
 
 def _span(values: Sequence[str], unit: str) -> str:
@@ -116,7 +122,8 @@ def table(order: Sequence[Result]) -> str:
     """A row for each family, the best of a column marked; the last row is what real pictures score."""
     done = [r for r in order if r.done]
     shown = [column for column in COLUMNS if any(column[0] in r.scores for r in done)]
-    plain_heads = (*PLAIN, *TRAINED) if any(r.flops > 0 for r in done) else PLAIN
+    told = {"samples": len({r.num_samples for r in done}) > 1, **dict.fromkeys(TRAINED, any(r.flops > 0 for r in done))}
+    plain_heads = [heading for heading in (*PLAIN, *TRAINED) if told.get(heading, True)]
     heads = ["family", *(heading for _, heading, _ in shown), *plain_heads]
     rows = ["<tr>" + "".join(f"<th scope=col>{escape(h)}</th>" for h in heads) + "</tr>"]
     best = {}
@@ -136,8 +143,9 @@ def table(order: Sequence[Result]) -> str:
             cells.append(_cell(score, name, score is not None and best.get(name) == score.value, result))
         operations, seconds = result.training
         trained = (as_typed(operations, 3) if operations else "–", f"{seconds:,.0f}" if seconds else "–")
-        plain = (speed, rates, millions(result.num_parameters), f"{result.num_samples:,}", *trained)[: len(plain_heads)]
-        rows.append(f"<tr>{''.join([*cells, *(f'<td>{text}</td>' for text in plain)])}</tr>")
+        plain = (speed, rates, millions(result.num_parameters), f"{result.num_samples:,}", *trained)
+        named = zip((*PLAIN, *TRAINED), plain, strict=True)
+        rows.append(f"<tr>{''.join([*cells, *(f'<td>{text}</td>' for name, text in named if name in plain_heads)])}</tr>")
     rows.append(_real_row(done, [name for name, _, _ in shown], len(plain_heads)))
     return f"<div class=wide><table>{''.join(rows)}</table></div>"
 
@@ -145,7 +153,7 @@ def table(order: Sequence[Result]) -> str:
 def _cell(score: Score | None, name: str, best: bool, result: Result) -> str:
     if score is None:
         return f'<td title="{escape(result.bits_kind if name == "bits" else result.missing.get(name, ""))}">–</td>'
-    interval = "" if score.low is None or score.high is None else f"<small>{number(score.low)} – {number(score.high)}</small>"
+    interval = "" if score.low is None or score.high is None else f"<small>{number(score.low)}–{number(score.high)}</small>"
     kind = "≤ " if name == "bits" and result.bits_kind == "bound" else ""
     return f"<td{' class=best' if best else ''}>{kind}{number(score.value)}{interval}</td>"
 
@@ -182,11 +190,11 @@ def card(result: Result, folder: Path) -> str:
     if not result.done:
         parts.append(f"<p class=bad>{escape(result.status)}: {escape(result.reason)}</p>")
     stages = [f"{name.replace('_', ' ')}: {_steps(one)}" for name, one in result.stages.items()]
-    stages += [f"sampler {result.sampler}"] if result.sampler else []
+    stages += [text for text in (_kept(folder), f"sampler {result.sampler}" if result.sampler else "") if text]
     if stages:
         parts.append(f"<p class=note>{escape('; '.join(stages))}</p>")
-    parts.append(_picture(folder / SAMPLES, f"samples of {result.title}"))
-    near = _picture(folder / NEIGHBOURS, f"samples of {result.title} above the nearest training pictures")
+    parts.append(embedded_file(folder / SAMPLES, f"samples of {result.title}"))
+    near = embedded_file(folder / NEIGHBOURS, f"samples of {result.title} above the nearest training pictures")
     if near:
         parts.append(f"<p class=note>The samples nearest to a training picture, each above it:</p>{near}")
     sparks = "".join(spark(curve) for curve in result.curves)
@@ -202,11 +210,15 @@ def _steps(stage: Trained) -> str:
     return f"{stage.steps:,} steps in {stage.seconds:.0f} s{counted}"
 
 
-def _picture(path: Path, words: str) -> str:
-    if not path.is_file():
+def _kept(folder: Path) -> str:
+    """That a prior's weights are not its last ones, where it keeps those that did best on held-out pictures."""
+    config, numbers = folder / "config.json", folder / "prior" / NUMBERS
+    if not (config.is_file() and numbers.is_file()):
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
+    keep, found = read_table(config).get("prior", {}).get("train", {}).get("keep"), Found(**read_table(numbers))
+    if keep != "best" or found.best_step == found.last_step:
+        return ""
+    return f"kept are the weights of step {found.best_step:,}, the best on held-out pictures"
 
 
 def _protocol(results: Sequence[Result], command: str) -> str:

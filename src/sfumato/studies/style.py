@@ -22,10 +22,10 @@ h3 { margin: 0 0 0.2rem; font-size: 1.05rem; }
 .formula a, a { color: var(--plain); }
 .bad { color: var(--bad); }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
-table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.45rem 0.55rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.4rem 0.4rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 td, th[scope=row] { white-space: nowrap; }
-th[scope=col] { font-weight: 600; color: var(--faint); font-size: 0.82rem; vertical-align: bottom; min-width: 5rem; }
+th[scope=col] { font-weight: 600; color: var(--faint); font-size: 0.8rem; vertical-align: bottom; }
 tr > :first-child { text-align: left; position: sticky; left: 0; background: var(--card); }
 tr:last-child > * { border-bottom: 0; }
 td.bad { text-align: left; }

@@ -9,13 +9,16 @@ from html import escape
 
 WIDTH, HEIGHT = 680, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 96, 40, 56
+NAME = 8
+"""From the end of a line to its name."""
 INK, FAINT = "#222", "#ddd"
+HALO = 'stroke="#fff" stroke-width="3" paint-order="stroke"'
 COLOURS = ("#1f5fa8", "#c4422b", "#2f8f5b", "#8a4fa3", "#b8860b", "#3a9aa8", "#555", "#d1679b")
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a line, with the interval of y where there is one; `label` is written beside it."""
+    """A point of a line, with the interval of y where there is one; `label` is written beside it where there is room."""
 
     x: float
     y: float
@@ -68,23 +71,58 @@ def chart(title: str, lines: Sequence[Line], across: Axis, up: Axis, level: tupl
         at = y(level[1])
         parts.append(f'<path d="M{LEFT} {at}H{WIDTH - RIGHT}" stroke="{INK}" stroke-dasharray="4 4"/>')
         parts.append(_text(WIDTH - RIGHT + 6, at + 4, level[0], "start", 11))
-    names = _apart([y(line.dots[-1].y) for line in lines if line.dots])
-    for index, line in enumerate(one for one in lines if one.dots):
-        parts += _line(line, x, y, COLOURS[index % len(COLOURS)], names[index])
+    drawn = [line for line in lines if line.dots]
+    names = _apart([y(line.dots[-1].y) for line in drawn])
+    room = _Room([_box(x(line.dots[-1].x) + NAME, at + 4, line.name, 12) for line, at in zip(drawn, names, strict=True)])
+    for index, line in enumerate(drawn):
+        parts += _line(line, x, y, COLOURS[index % len(COLOURS)])
+    for index, line in enumerate(drawn):
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(_text(x(line.dots[-1].x) + NAME, names[index] + 4, line.name, "start", 12, colour, HALO))
+        parts += _labels(line, x, y, colour, room)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _line(line: Line, x: _Scale, y: _Scale, colour: str, name_at: float) -> list[str]:
+def _line(line: Line, x: _Scale, y: _Scale, colour: str) -> list[str]:
     path = " ".join(f"{x(dot.x)},{y(dot.y)}" for dot in line.dots)
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
     for dot in line.dots:
         if dot.low is not None and dot.high is not None:
             parts.append(f'<path d="M{x(dot.x)} {y(dot.low)}V{y(dot.high)}" stroke="{colour}" stroke-width="1"/>')
         parts.append(f'<circle cx="{x(dot.x)}" cy="{y(dot.y)}" r="3.5" fill="{colour}"/>')
-        if dot.label:
-            parts.append(_text(x(dot.x) + 5, y(dot.y) - 6, dot.label, "start", 10, colour))
-    last = line.dots[-1]
-    return [*parts, _text(max(x(last.x) + 8, 0), name_at + 4, line.name, "start", 12, colour)]
+    return parts
+
+
+def _labels(line: Line, x: _Scale, y: _Scale, colour: str, room: _Room) -> list[str]:
+    """Those of the ends first, then those between; each above its dot, or else below, or not at all."""
+    order = dict.fromkeys([line.dots[0], line.dots[-1], *line.dots])
+    parts = []
+    for dot in (one for one in order if one.label):
+        for down in (-6, 14):
+            at = (x(dot.x) + 5, y(dot.y) + down)
+            if room.takes(_box(*at, dot.label, 10)):
+                parts.append(_text(*at, dot.label, "start", 10, colour, HALO))
+                break
+    return parts
+
+
+class _Room:
+    """Where text lies already: boxes of left, top, right, floor."""
+
+    def __init__(self, boxes: list[tuple[float, float, float, float]]):
+        self.boxes = boxes
+
+    def takes(self, box: tuple[float, float, float, float]) -> bool:
+        """Whether the box lies on no other, and keeps its place then."""
+        left, top, right, floor = box
+        if any(left < c and a < right and top < d and b < floor for a, b, c, d in self.boxes):
+            return False
+        self.boxes.append(box)
+        return True
+
+
+def _box(x: float, y: float, words: str, size: int) -> tuple[float, float, float, float]:
+    return x, y - 0.8 * size, x + 0.6 * size * len(words), y
 
 
 def _grid(x: _Scale, y: _Scale, across: str, up: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from sfumato.io.files import write_bytes
 from sfumato.recipes.compression import FACTORS
 from sfumato.studies.compression.chart import Axis, Dot, Line, chart
 from sfumato.studies.compression.results import LEAST_STEPS, Distance, Result, Settings, load_all, recommend
+from sfumato.studies.embed import embedded_file
 
 QUALITY = "FD-MobileNetV2, lower is better"
 NOTHING = f"Nothing to recommend: no factor is finished with a prior of {LEAST_STEPS} steps or more."
@@ -89,9 +89,22 @@ def speeds(results: Sequence[Result]) -> list[list[str]]:
     steps = sorted({speed.num_steps for one in results for speed in one.speeds})
     rows = [["f", *(f"{n} steps: pictures/s, FD" for n in steps)]]
     for one in results:
-        found = {speed.num_steps: f"{speed.pictures_per_second:.3g}, {speed.distance.value:.3g}" for speed in one.speeds}
+        found = {speed.num_steps: f"{_rate(speed.pictures_per_second)}, {speed.distance.value:.3g}" for speed in one.speeds}
         rows.append([str(one.factor), *(found.get(n, "") for n in steps)])
     return rows
+
+
+def _rate(pictures_per_second: float) -> str:
+    return f"{pictures_per_second:,.0f}" if pictures_per_second >= 100 else f"{pictures_per_second:.3g}"
+
+
+def _made_by(results: Sequence[Result]) -> list[str]:
+    """Which factors were made by what, a line for each machine and version."""
+    found: dict[str, list[str]] = {}
+    for one in results:
+        if one.device:
+            found.setdefault(f"{one.device}; {one.made_by}", []).append(str(one.factor))
+    return [f"f = {', '.join(factors)}: {words}" for words, factors in found.items()]
 
 
 def _page(out: Path, results: Sequence[Result], over_time: str, over_speed: str) -> str:
@@ -100,7 +113,7 @@ def _page(out: Path, results: Sequence[Result], over_time: str, over_speed: str)
     notes = [f"f = {one.factor} has no more: {one.failed}" for one in results if one.failed]
     missing = [str(f) for f in FACTORS if f not in {one.factor for one in results}]
     notes += [f"Not in this study: f = {', '.join(missing)}."] if missing else []
-    notes += sorted({f"{one.device}; {one.made_by}" for one in results if one.device})
+    notes += _made_by(results)
     parts = [
         "<h1>How much should the first stage compress?</h1>",
         f'<p class="box">{escape(words)}</p>',
@@ -149,6 +162,5 @@ def _samples(out: Path, results: Sequence[Result]) -> list[str]:
     for one in results:
         path = out / f"f{one.factor}" / "samples.png"
         if path.is_file():
-            data = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f'<h2>f = {one.factor}</h2><img alt="samples" src="data:image/png;base64,{data}">')
+            parts.append(f"<h2>f = {one.factor}</h2>{embedded_file(path, 'samples')}")
     return parts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sfumato.errors import InputError
+from sfumato.studies.embed import embedded
 from sfumato.studies.families import FAMILIES
 from sfumato.studies.findings import findings, millions, number, ranked, span
 from sfumato.studies.overview import first_samples
@@ -107,7 +106,4 @@ def _strip(pictures: Pictures, result: Result) -> str:
     strip = Image.new("RGB", (ACROSS * (side + GAP) - GAP, -(-len(cells) // ACROSS) * (side + GAP) - GAP), "white")
     for index, cell in enumerate(cells):
         strip.paste(cell, ((index % ACROSS) * (side + GAP), (index // ACROSS) * (side + GAP)))
-    file = io.BytesIO()
-    strip.save(file, "WEBP", quality=90, method=6)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<figure class="strip"><img alt="samples of {escape(result.title)}" src="data:image/webp;base64,{data}"></figure>'
+    return f'<figure class="strip">{embedded(strip, f"samples of {result.title}", quality=90)}</figure>'
