@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from sfumato.generation.engine import Progress
+
+EVERY = 20.0
+"""Seconds between lines where there is no terminal."""
 
 
 class Bar(Protocol):
@@ -38,3 +42,47 @@ def progress_bar(num_pictures: int, quiet: bool) -> Iterator[Bar]:
 
     with StepBar(num_pictures) as bar:
         yield bar
+
+
+@contextmanager
+def part_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Takes what is counted, how many are done, of how many: a bar for each on stderr, or a line now and then where it is no
+    terminal; None, which takes nothing, where `quiet`."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bars() as progress:
+            yield progress
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    """A line every `EVERY` seconds, so that what is over sooner says nothing."""
+    said = time.monotonic()
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= EVERY:
+            said = time.monotonic()
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    return progress

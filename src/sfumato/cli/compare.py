@@ -138,6 +138,6 @@ def _allow_fast_matrices(kind: str) -> None:
 
 
 def _bars(quiet: bool) -> AbstractContextManager[Any]:
-    from sfumato.cli.evaluate import progress_bar
+    from sfumato.cli.bars import part_bars
 
-    return progress_bar(quiet)
+    return part_bars(quiet)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.cli.bars import part_bars
 from sfumato.cli.caches import cache_folder
 from sfumato.cli.evaluate_bits import AskedBits
 from sfumato.errors import InputError
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     fidelity, (lpips, hashes) = _fidelity(args, asked), _lpips(args)
     bits = None if asked.bits is None else AskedBits(asked.bits, asked.bits_steps, asked.bits_gaussian)
     extras = Extras(asked.eta, preset_of(asked), fidelity, lpips, hashes, bits, recorded, not asked.no_fd)
-    with progress_bar(args.quiet) as progress:
+    with part_bars(args.quiet) as progress:
         report = _report(args, asked, draft, data, cache, progress, extras)
     print(report.to_markdown(), end="")
     if out is not None:
@@ -360,25 +359,3 @@ def sampler_settings(pipeline: Pipeline, request: Request, eta: float | None) ->
     if settings.guidance.rescale:
         found["guidance_rescale"] = settings.guidance.rescale
     return {key: value.value if isinstance(value, Enum) else value for key, value in found.items()}
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """A bar for each part on stderr, where that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield progress
