@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 from made_emoji import write_emoji
 from sfumato.build import ModelConfig
@@ -27,6 +28,7 @@ from sfumato.conditioners.retrieved import RetrievedConfig
 from sfumato.conditioners.segmentation import SegmentationConfig
 from sfumato.data.scene_classes import NAMES
 from sfumato.data.scenes import build_scenes
+from sfumato.evaluation.scoring import Scorer
 from sfumato.evaluation.tasks.recovery import RecoveryTraining
 from task_models import CONTEXT, mask_config, small_config, with_conditioner, with_text
 from test_benchmarks import script
@@ -84,6 +86,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def narrow(pixels: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Three features of a picture: a covariance of them needs but four pictures."""
+    return Scorer()(pixels, device)[:, :3]
+
+
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with few resamples for its intervals and few pictures a step for its segmenter."""
@@ -92,6 +99,8 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("agreement", "box_overlap", "closeness", "found_in_boxes", "frechet_interval", "guidance_curve", "inpainting",
                  "relational", "super_resolution", "thing_overlap"):  # fmt: skip
         monkeypatch.setattr(found, name, functools.partial(getattr(found, name), num_resamples=10))
+    monkeypatch.setattr(found, "SCORER", narrow)
+    monkeypatch.setattr(found, "inpainting", functools.partial(found.inpainting, scorer=narrow))
     return found
 
 

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.errors import InputError
+from sfumato.evaluation.scoring import Scorer
 from sfumato.evaluation.tasks.agreement import agreement
 from sfumato.evaluation.tasks.closeness import BICUBIC, closeness, enlarged, super_resolution
 from sfumato.evaluation.tasks.guidance import guidance_curve, guidance_table
@@ -103,16 +105,19 @@ def test_inpainting_tells_what_was_changed_outside_of_the_mask(data: Any) -> Non
     made = truth.clone()
     made[:, :, :16, :16] = 255 - made[:, :, :16, :16]
     made[3, 0, 20, 20] ^= 1
-    found = inpainting(made, truth, masks, rng(), num_resamples=10)
+    narrow: Any = lambda pixels, device: Scorer()(pixels, device)[:, :4]  # noqa: E731
+    found = inpainting(made, truth, masks, rng(), scorer=narrow, num_resamples=10)
     assert found.share == 0.25
     assert (found.unchanged, found.count) == (7, 8)
     assert found.perceptual.value > 0.01
     assert found.frechet.value > 0
-    perfect = inpainting(truth, truth, masks, rng(), num_resamples=10)
+    perfect = inpainting(truth, truth, masks, rng(), scorer=narrow, num_resamples=10)
     assert perfect.frechet.value == pytest.approx(0, abs=1e-6)
     assert perfect.perceptual.value == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="differ"):
         inpainting(made, truth, masks[:4], rng())
+    with pytest.raises(InputError, match="of 8 pictures needs 97 a side, for a covariance of 96 features"):
+        inpainting(made, truth, masks, rng())
 
 
 def test_guidance_curve_of_shrunk_and_moved_features() -> None:

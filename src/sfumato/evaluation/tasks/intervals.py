@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sfumato.errors import InputError
 from sfumato.metrics.bootstrap import Interval, bootstrap
 from sfumato.metrics.frechet import frechet_distance, moments
 
@@ -31,10 +32,16 @@ def ratio_interval(part: Tensor, whole: Tensor, rng: torch.Generator, num_resamp
 def frechet_interval(made: Tensor, real: Tensor, rng: torch.Generator, num_resamples: int = 200) -> Interval:
     """Frechet distance of (N, D) features to as many real ones, with a centred interval.
 
-    One index resamples both sides: right for pairs, and for two independent samples of one size.
+    One index resamples both sides: right for pairs, and for two independent samples of one size. Raises `InputError` for fewer
+    than D + 1 pictures, whose covariance has no full rank.
     """
     if made.shape != real.shape:
         raise ValueError(f"the Frechet distance is compared at one number of pictures, not {len(made)} and {len(real)}.")
+    count, dims = made.shape
+    if count <= dims:
+        raise InputError(
+            f"the Frechet distance of {count} pictures needs {dims + 1} a side, for a covariance of {dims} features; give more."
+        )
 
     def distance(index: Tensor) -> float:
         return frechet_distance(moments(made[index]), moments(real[index]))
