@@ -44,6 +44,28 @@ def test_the_gans_recall_stands_beside_the_others() -> None:
     assert "Mode coverage" not in said(made("vae"), made("ddpm"))
 
 
+def with_bits(name: str, fd: float, bits: float, kind: str = "bound") -> Result:
+    result = made(name, fd)
+    return dataclasses.replace(result, scores=result.scores | {"bits": score(bits, 0.1)}, bits_kind=kind)
+
+
+def test_the_fewest_bits_are_said_not_to_draw_best_where_they_do_not() -> None:
+    exact, flow, ddpm = with_bits("autoregressive", 40, 1.6, "exact"), with_bits("flow", 15, 2.6), with_bits("ddpm", 12, 2.9)
+    assert (
+        "Likelihood is not quality: PixelCNN++ has the fewest bits per dimension that can be shown, 1.6 (1.5 to 1.7), and a "
+        "Fréchet distance of 40 (39.5 to 40.5); lower distances with more bits: pixel DDPM (2.9) and flow (2.6)."
+    ) in said(exact, flow, ddpm, made("gan", 5))
+    assert "per dimension, 1.6" in said(exact, dataclasses.replace(flow, bits_kind="exact"))
+    for others in (
+        [with_bits("flow", 50, 2.6)],  # draws worse
+        [with_bits("flow", 39.8, 2.6)],  # perhaps as well
+        [with_bits("flow", 15, 1.7)],  # perhaps as few bits
+        [made("gan", 5)],  # has none
+        [],
+    ):
+        assert "Likelihood is not quality" not in said(exact, *others)
+
+
 def test_memory_is_said_where_it_is() -> None:
     assert "No family draws clearly nearer" in said(made("vae"))
     scores = made("gan").scores | {"memorised": score(0.5), "copies": score(0.4)}

@@ -17,7 +17,15 @@ MEMORISED, COPIED, COLLAPSED = 0.9, 0.1, 0.01
 def findings(results: Sequence[Result]) -> list[str]:
     """Sentences, the most important first; warnings about unequal conditions last."""
     done = [result for result in results if result.done]
-    said = [*_winner(done), *_latents(done), *_modes(done), *_memory(done), *_collapses(done), *_failures(results)]
+    said = [
+        *_winner(done),
+        *_latents(done),
+        *_modes(done),
+        *_likelihood(done),
+        *_memory(done),
+        *_collapses(done),
+        *_failures(results),
+    ]
     return said + warnings(results)
 
 
@@ -119,6 +127,24 @@ def _modes(done: Sequence[Result]) -> list[str]:
             f"a bound cover more of the real pictures ({listed})."
         )
     return said
+
+
+def _likelihood(done: Sequence[Result]) -> list[str]:
+    """Whether the family that explains held-out pictures best draws best too, of those that have bits."""
+    order = [r for r in ranked(done, "bits") if "fd" in r.scores]
+    if len(order) < 2:
+        return []
+    best = order[0]
+    own = best.scores["bits"]
+    better = [r for r in ranked(order[1:]) if own.below(r.scores["bits"]) and r.scores["fd"].below(best.scores["fd"])]
+    if not better:
+        return []
+    shown = "" if best.bits_kind == "exact" and all(r.bits_kind == "exact" for r in better) else " that can be shown"
+    listed = names([f"{r.title} ({number(r.scores['bits'].value)})" for r in better])
+    return [
+        f"Likelihood is not quality: {best.title} has the fewest bits per dimension{shown}, {span(own)}, and a Fréchet "
+        f"distance of {span(best.scores['fd'])}; lower distances with more bits: {listed}."
+    ]
 
 
 def _memory(done: Sequence[Result]) -> list[str]:
