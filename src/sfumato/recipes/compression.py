@@ -24,8 +24,8 @@ from sfumato.training.config import DataConfig, FirstStageLossConfig, FirstStage
 
 FACTORS = (1, 2, 4, 8, 16, 32)
 LATENT_CHANNELS = {2: 3, 4: 3, 8: 4, 16: 8, 32: 32}
-"""As in the paper's tables 12 and 13, but for f = 2, which has two there: in three minutes two channels do not learn to carry
-three colours (26.0 dB, where f = 4 has 34.4). f = 1 is pixels themselves."""
+"""As in the paper's tables 12 and 13, but for f = 2, which has two there; three did no better in three minutes, and the results
+in docs/studies.md are of three. f = 1 is pixels themselves."""
 SMALLEST_SIDE = 4
 """Of latents."""
 
