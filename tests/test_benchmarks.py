@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -26,6 +27,8 @@ from sfumato.generation.pipeline import Pipeline, load
 from sfumato.generation.request import Draft
 from sfumato.interop import choose
 from sfumato.interop.cards import find_card
+from sfumato.latent import Grid
+from sfumato.posterior import DiagonalGaussian
 from sfumato.recipes import RECIPES
 from sfumato.training.run import train
 from tiny_models import loaded, text_config, unconditional_config, write_model
@@ -339,6 +342,41 @@ def test_distortions(tmp_path, monkeypatch):
     assert [one["distortion"] for one in found["rankings"]] == ["blur", "noise", "JPEG", "mosaic"]
     assert all(len(one["fd"]) == len(one["kd"]) == 5 for one in found["rankings"])
     assert len({one["fd"][0] for one in found["rankings"]}) == 1
+
+
+class Identity:
+    """Latents that are the pictures, with noise of 0.1."""
+
+    channels, latent = 3, Grid(3, 1)
+
+    def posterior(self, x: torch.Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(x, torch.full_like(x, 2 * math.log(0.1)))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z
+
+
+def test_latent_noise_of_pictures_as_their_own_latents():
+    """Noise of 0.05 in [0, 1] is 26.02 dB, half of it 32.04, the mean of eight 35.05; mid-grey is not clipped."""
+    pixels = torch.full((12, 3, 32, 32), 128, dtype=torch.uint8)
+    pixels[:, 0] += 20
+    found = script("latent_noise").measured(Identity(), pixels, 0, "cpu")
+    psnr = [row["psnr"] for row in found["decoded"].values()]
+    assert psnr == pytest.approx([100, 32.04, 26.02, 35.05], abs=0.1)
+    assert found["spread"] == pytest.approx([0.1] * 3)
+    assert found["colour"] == pytest.approx(2 * 20 / 255 * (2 / 3 + 1 / 3 + 1 / 3) / 3)
+    assert found["decoded"]["the means"]["colour"] == pytest.approx(found["colour"])
+    assert found["decoded"]["a draw"]["colour"] > found["colour"]
+
+
+def test_latent_noise_prints_its_table(tmp_path, capsys):
+    folder, out = write_folder(tmp_path / "data", 8, kind="none"), tmp_path / "out.json"
+    rows = [{"file_name": path.name, "split": ("test", "train")[i % 2]} for i, path in enumerate(sorted(folder.glob("*.png")))]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = write_model(tmp_path / "model", unconditional_config())
+    script("latent_noise").main([str(model), "--data", str(folder), "--size=16", "--num=4", "--out", str(out)])
+    assert "| the means |" in capsys.readouterr().out
+    assert json.loads(out.read_text())["num"] == 4
 
 
 def test_word_order_exchanges_the_things_and_writes_what_it_found(tmp_path):

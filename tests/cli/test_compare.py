@@ -10,7 +10,7 @@ from made_results import made
 from sfumato.cli.main import main
 from sfumato.studies import compare
 from sfumato.studies.page import PAGE
-from sfumato.training.run import Stopped
+from sfumato.training.signals import Stopped
 from tiny_runs import write_folder
 
 

@@ -32,7 +32,7 @@ from sfumato.studies.compression.results import (
     save_result,
 )
 from sfumato.studies.compression.study import Study
-from sfumato.training.run import Stopped
+from sfumato.training.signals import Stopped
 from tiny_runs import write_folder
 
 TINY = Settings(minutes=1 / 120, size=16, samples=97, num_steps=(1, 2), shares=(0.5, 1.0), curve_steps=2, resize=32)

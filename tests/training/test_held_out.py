@@ -24,7 +24,8 @@ from sfumato.priors.autoregressive import AutoregressiveConfig, AutoregressivePr
 from sfumato.recipes import RECIPES
 from sfumato.training.config import RunConfig
 from sfumato.training.held_out import NUMBERS, WEIGHTS, Found, HeldOut, chosen_and_rest
-from sfumato.training.run import Stopped, train
+from sfumato.training.run import train
+from sfumato.training.signals import Stopped
 from sfumato.training.stages import key
 from tiny_runs import CPU, small_optim
 

@@ -9,17 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_runs import go, weights
+from torch import Tensor
 
 from faults import Disk, die, in_child
 from sfumato.errors import InputError, MachineError
+from sfumato.first_stages.kl import KLFirstStage
 from sfumato.io.pretrained import load_pretrained
+from sfumato.posterior import DiagonalGaussian
 from sfumato.training.lock import locked
+from sfumato.training.pixels import PixelSource
 from sfumato.training.progress import Reporter
-from sfumato.training.run import Stopped
+from sfumato.training.signals import Stopped
+from sfumato.training.stages import Stage
 from tiny_runs import SMALL, differences, small_config, write_folder
 
 COMMAND = [sys.executable, "-m", "sfumato", "train", "tiny"]
@@ -49,6 +55,42 @@ def test_sigterm_in_the_prior(finished: Path, data: Path, tmp_path: Path, monkey
     same = {k: v for k, v in weights(tmp_path / "run").items() if not k.startswith("prior/checkpoints/step-00000005")}
     assert differences(same, {k: v for k, v in weights(finished).items() if k in same}) == []
     assert any(k.startswith("model/prior") for k in same)
+
+
+def test_sigterm_while_encoding(finished: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, in_order = KLFirstStage.posterior, PixelSource.in_order
+    seen: list[int] = []
+
+    def posterior(self: KLFirstStage, x: Tensor) -> DiagonalGaussian:
+        if (tmp_path / "run/latents").exists():
+            seen.append(len(x))
+            if len(seen) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return encode(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KLFirstStage, "posterior", posterior)
+        patch.setattr(PixelSource, "in_order", lambda self, size, flipped=False: in_order(self, 4, flipped))
+        with pytest.raises(Stopped, match="stopped by SIGTERM while pictures are encoded; the same command encodes them anew"):
+            go(small_config(), data, tmp_path / "run")
+    assert seen == [4]
+    go(small_config(), data, tmp_path / "run")
+    assert differences(weights(finished), weights(tmp_path / "run")) == []
+
+
+def test_time_that_is_up_lets_pictures_be_encoded(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else calls of a few minutes each would never get past it."""
+    finish = Stage.finish
+
+    def late(self: Stage, results: dict[str, Any]) -> dict[str, Any]:
+        if self.directory.name == "first_stage":
+            monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 3600)
+        return finish(self, results)
+
+    monkeypatch.setattr(Stage, "finish", late)
+    with pytest.raises(Stopped, match="by --stop-after at step 0 of prior"):
+        go(small_config(), data, tmp_path / "run", minutes=30)
+    assert (tmp_path / "run/latents/done.json").exists()
 
 
 def test_killed_runs_end_as_uninterrupted(finished: Path, data: Path, tmp_path: Path) -> None:

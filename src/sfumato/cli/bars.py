@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from sfumato.generation.engine import Progress
-
-EVERY = 20.0
-"""Seconds between lines where there is no terminal."""
 
 
 class Bar(Protocol):
@@ -54,7 +50,9 @@ def part_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
         with _bars() as progress:
             yield progress
     else:
-        yield _lines()
+        from sfumato.training.progress import lines
+
+        yield lines()
 
 
 @contextmanager
@@ -73,16 +71,3 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield progress
-
-
-def _lines() -> Callable[[str, int, int], None]:
-    """A line every `EVERY` seconds, so that what is over sooner says nothing."""
-    said = time.monotonic()
-
-    def progress(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= EVERY:
-            said = time.monotonic()
-            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-    return progress

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from sfumato.studies.compare import Comparison, Settings
     from sfumato.studies.families import choose
     from sfumato.studies.judge import Protocol
-    from sfumato.training.run import Stopped
+    from sfumato.training.signals import Stopped
 
     families, device = choose(names), find_device(args.device)
     bound_steps = None if device.type == "cuda" else COARSE_CHAIN

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from sfumato.studies.compression.page import write_page
     from sfumato.studies.compression.results import Settings
     from sfumato.studies.compression.study import Study
-    from sfumato.training.run import Stopped
+    from sfumato.training.signals import Stopped
 
     settings = Settings(minutes=minutes, size=size, samples=samples, num_steps=tuple(sorted(steps)), seed=seed)
     device = find_device(args.device)

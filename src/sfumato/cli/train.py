@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         return describe(config, args.data)
     from sfumato.generation.device import find_device
     from sfumato.training import run as training
+    from sfumato.training.signals import Stopped
 
     out = args.out or Path("runs") / config.name
     device = find_device(args.device)
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         model = training.train(
             config, args.data, out, device, minutes=args.stop_after, quiet=args.quiet, only_first_stage=args.only_first_stage
         )
-    except training.Stopped as stop:
+    except Stopped as stop:
         print(f"sfumato: {stop}", file=sys.stderr)
         return 0
     print(model)

@@ -98,7 +98,7 @@ class Comparison:
     bars: Bars = lambda: nullcontext(None)
 
     def run(self, families: Sequence[Family]) -> list[Result]:
-        """The results of these families that are there afterwards. Raises `training.run.Stopped` when told to stop."""
+        """The results of these families that are there afterwards. Raises `training.signals.Stopped` when told to stop."""
         resolved = self.out.resolve()
         if resolved.is_relative_to(self.data.resolve()):
             raise InputError(f"--out {self.out} lies inside --data {self.data}, whose pictures it would join; give another.")

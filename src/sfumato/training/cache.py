@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from sfumato.build import LearnedFirstStage
 from sfumato.first_stages.base import FirstStage
@@ -13,6 +16,8 @@ from sfumato.priors.normal import NormalConfig
 from sfumato.training import latents
 from sfumato.training.codes import CachedCodes, measure_codes
 from sfumato.training.pixels import PixelSource
+from sfumato.training.progress import lines
+from sfumato.training.signals import Stopped
 from sfumato.training.stages import Stage, key
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def cached_latents(run: Run, first: FirstStage, first_key: str) -> tuple[latents
     if stage.results() is None:
         source = PixelSource(run.data.train, run.resident(), run.device, run.config.seed)
         for index, path in enumerate(paths):
-            moments, small = latents.measure(first, source.in_order(32, flipped=index == 1))
+            moments, small = latents.measure(first, _watched(run, source.in_order(32, flipped=index == 1)))
             moments.save(path)
             if index == 0:
                 numbers = latents.normalize(first, moments, small, unit=not isinstance(model, NormalConfig))
@@ -55,5 +60,17 @@ def _codes(run: Run, first: FirstStage, stage: Stage) -> CachedCodes:
     for index, path in enumerate(paths):
         if not path.is_file():
             source = PixelSource(run.data.train, run.resident(), run.device, run.config.seed)
-            measure_codes(first.codes(), source.in_order(32, flipped=index == 1), path)
+            measure_codes(first.codes(), _watched(run, source.in_order(32, flipped=index == 1)), path)
     return CachedCodes.read(paths)
+
+
+def _watched(run: Run, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same pictures; says now and then how far it is, and raises `Stopped` between two batches at a signal."""
+    done, progress = 0, lines()
+    for batch in batches:
+        if run.stop.signalled:  # not when the time is up: calls of a few minutes each have to get past this
+            raise Stopped(f"stopped by {run.stop.reason} while pictures are encoded; the same command encodes them anew.")
+        yield batch
+        done += len(batch)
+        if not run.quiet:
+            progress("encoding pictures", done, len(run.data.train))

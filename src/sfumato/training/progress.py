@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 SMOOTHING = 0.98
 MEASURED = ("held_out",)
 """Numbers that are no batch's: shown as they are."""
+EVERY = 20.0
+"""Seconds between the lines of `lines`."""
+
+
+def lines() -> Callable[[str, int, int], None]:
+    """Takes what is counted, how many are done, of how many: a line on stderr every 20 s, so that short work says nothing."""
+    said = time.monotonic()
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= EVERY:
+            said = time.monotonic()
+            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
+
+    return progress
 
 
 class Reporter:

@@ -46,7 +46,7 @@ from sfumato.training.pixels import PixelSource, fits
 from sfumato.training.prepare import Prepared, adapt, prepare_data, sampling_weights
 from sfumato.training.progress import Reporter
 from sfumato.training.sampler import SampleSheet
-from sfumato.training.signals import StopFlag
+from sfumato.training.signals import StopFlag, Stopped
 from sfumato.training.stages import Stage, key
 from sfumato.training.start import Frozen, fill_frozen, frozen_first_stage, start_first_stage, start_part
 from sfumato.training.tasks.autoencoder import AutoencoderTask
@@ -54,10 +54,6 @@ from sfumato.training.tasks.base import Task
 from sfumato.training.tasks.diffusion import DiffusionTask
 
 HELD_OUT_SHOWN = 512
-
-
-class Stopped(Exception):
-    """A polite stop: everything is saved, call again to go on."""
 
 
 @dataclass

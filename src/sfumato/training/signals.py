@@ -12,11 +12,19 @@ from typing import Any
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
 
+class Stopped(Exception):
+    """A polite stop: everything is saved, call again to go on."""
+
+
 class StopFlag:
-    """True once a signal came or the time is up. A second signal ends the process at once with 128 + its number."""
+    """True once a signal came, which `signalled` says, or the time is up.
+
+    A second signal ends the process at once with 128 + its number.
+    """
 
     def __init__(self, minutes: float | None = None):
         self.reason = ""
+        self.signalled = False
         self.deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._previous: dict[int, Any] = {}
 
@@ -32,7 +40,7 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.reason:
             os._exit(128 + number)
-        self.reason = signal.Signals(number).name
+        self.reason, self.signalled = signal.Signals(number).name, True
 
     def __bool__(self) -> bool:
         if not self.reason and self.deadline is not None and time.monotonic() >= self.deadline:

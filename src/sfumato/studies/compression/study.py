@@ -34,7 +34,8 @@ from sfumato.studies.compression.results import (
 from sfumato.training.config import RunConfig
 from sfumato.training.prepare import Prepared, prepare_data
 from sfumato.training.report import save_sheet, sheet
-from sfumato.training.run import Stopped, train
+from sfumato.training.run import train
+from sfumato.training.signals import Stopped
 
 Recipe = Callable[..., RunConfig]
 """(factor, size, seconds=) -> the run: `compression`, or its tiny variant."""
