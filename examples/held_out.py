@@ -19,7 +19,8 @@ from safetensors.torch import save
 from sheets import on_white
 from torch import Tensor
 
-from sfumato.cli.evaluate import generator, progress_bar, read_source
+from sfumato.cli.bars import part_bars
+from sfumato.cli.evaluate import generator, read_source
 from sfumato.errors import InputError
 from sfumato.evaluation.data import EvaluationData
 from sfumato.evaluation.source import read_split
@@ -54,7 +55,7 @@ def draw(pipeline: Pipeline, held: EvaluationData, wanted: Sequence[int], seed: 
     known = {} if made is None else _read(made, about)
     missing = sorted(set(wanted) - known.keys())
     make, done = generator(pipeline, draft), 0
-    with progress_bar(False) as progress:
+    with part_bars(quiet=False) as progress:
         for run in _runs(missing):
             known.update(zip(run, make([held.captions[i] for i in run], [seed + i for i in run]), strict=True))
             kept, done = done // KEPT_EVERY, done + len(run)
